@@ -1,0 +1,93 @@
+"""What ``check`` looked at, so that a clean run is worth reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from loradoctor.diagnostic import Check, Subject
+from loradoctor.report.escape import printable
+from loradoctor.report.palette import Palette
+
+_LABELS = {
+    "method": "method",
+    "base": "base model",
+    "task_type": "task type",
+    "r": "rank",
+    "alpha": "alpha",
+    "scaling": "scaling",
+    "modules": "modules",
+    "parameters": "parameters",
+    "dtypes": "dtypes",
+    "bytes": "size",
+    "peft_version": "PEFT version",
+}
+"""Facts in the order they are read in; others follow under their own names."""
+
+_MANY = 12
+_NESTED = 3
+
+
+def card(subject: Subject, checks: Sequence[Check], paint: Palette) -> list[str]:
+    """The facts of one subject and the outcome of every check made on it."""
+    facts = [(label, subject.facts.get(key)) for key, label in _LABELS.items()]
+    facts += [(key.replace("_", " "), value) for key, value in subject.facts.items() if key not in _LABELS]
+    rows = [(label, _value(label, value)) for label, value in facts]
+    rows = [(label, text) for label, text in rows if text]
+    width = max((len(label) for label, _ in rows), default=0)
+    kind = printable(subject.kind.replace("-", " "))
+    lines = [f"{paint('bold', printable(subject.path))} {paint('dim', f'({kind})')}"]
+    lines += [f"  {paint('dim', printable(label).ljust(width))}  {text}" for label, text in rows]
+    return lines + _outcomes(checks, paint)
+
+
+def _outcomes(checks: Sequence[Check], paint: Palette) -> list[str]:
+    width = max((len(c.name) for c in checks), default=0)
+    lines = [f"  {paint('dim', 'checks')}"] if checks else []
+    for check in checks:
+        status = check.status.replace("-", " ").ljust(7)
+        numbers = [
+            f"{label} {value:.3g}"
+            for label, value in (("measured", check.measured), ("bound", check.bound), ("effect", check.effect))
+            if value is not None
+        ]
+        reason = printable(check.reason) + (f" ({', '.join(numbers)})" if numbers else "")
+        lines.append(f"    {printable(check.name).ljust(width)}  {paint(check.status, status)}  {reason.strip()}".rstrip())
+    return lines
+
+
+def _value(label: str, value: object, depth: int = 0) -> str:
+    if value is None or value == "" or depth > _NESTED:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return size(value) if label == "size" else f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return _several([_entry(label, k, v, depth) for k, v in value.items()])
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return _several([_value(label, v, depth + 1) for v in value])
+    return printable(str(value))
+
+
+def _entry(label: str, key: object, value: object, depth: int) -> str:
+    shown = _value("", value, depth + 1)
+    # "32 q_proj" reads as a count; any other mapping reads as "key: value".
+    return f"{shown} {printable(str(key))}" if label in {"modules", "dtypes"} else f"{printable(str(key))}: {shown}"
+
+
+def _several(parts: list[str]) -> str:
+    parts = [p for p in parts if p]
+    rest = f", and {len(parts) - _MANY} more" if len(parts) > _MANY else ""
+    return ", ".join(parts[:_MANY]) + rest
+
+
+def size(count: int) -> str:
+    """A number of bytes as people say it: ``1.5 MB`` is 1,500,000 bytes."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{count} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"

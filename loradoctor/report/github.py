@@ -1,0 +1,44 @@
+"""``--format github``: one workflow command a finding, which GitHub Actions turns into an annotation."""
+
+from __future__ import annotations
+
+from loradoctor.diagnostic import Diagnostic, Report, Severity
+from loradoctor.report.escape import printable
+
+_COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
+
+
+def render(report: Report) -> str:
+    """One line a finding; empty when there is none."""
+    return "".join(f"{_command(d)}\n" for d in report.diagnostics)
+
+
+def _command(diagnostic: Diagnostic) -> str:
+    location = diagnostic.location
+    properties = {"file": location.path}
+    prefix = ""
+    if location.cell is not None:
+        # A line of a cell is no line of the file, so the annotation goes to the file and the text says where.
+        line = f", line {location.span.line}" if location.span else ""
+        prefix = f"cell {location.cell}{line}: "
+    elif span := location.span:
+        properties |= {"line": str(span.line), "endLine": str(span.end_line)}
+        if span.line == span.end_line:
+            properties |= {"col": str(span.column), "endColumn": str(span.end_column)}
+    properties["title"] = f"{diagnostic.code} {diagnostic.name}"
+    lines = [prefix + diagnostic.message]
+    if location.key:
+        lines.append(f"key: {location.key}")
+    if diagnostic.help:
+        lines.append(diagnostic.help)
+    listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
+    message = "%0A".join(_data(line) for line in lines)
+    return f"::{_COMMANDS[diagnostic.severity]} {listed}::{message}"
+
+
+def _data(text: str) -> str:
+    return printable(text).replace("%", "%25")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,67 @@
+"""The lines a finding points at, read back from the file as its author wrote them."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tokenize
+from collections.abc import Mapping
+
+from loradoctor.diagnostic import Location
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_LIMIT = 64 << 20
+
+
+class Sources:
+    """Lines of source files and notebook cells by location; a file that cannot be read has none.
+
+    ``given`` holds the text of inputs that are in no file (standard input).
+    """
+
+    def __init__(self, given: Mapping[str, bytes] | None = None) -> None:
+        self._given = dict(given or {})
+        self._files: dict[str, list[list[str]]] = {}
+
+    def lines(self, location: Location) -> list[str]:
+        """The lines of the file, or of the notebook cell, that ``location`` is in."""
+        cells = self._files.get(location.path)
+        if cells is None:
+            cells = self._files[location.path] = self._read(location.path)
+        index = location.cell or 0
+        return cells[index] if index < len(cells) else []
+
+    def line(self, location: Location) -> str | None:
+        """The first line that ``location`` spans."""
+        lines = self.lines(location) if location.span else []
+        return lines[location.span.line - 1] if location.span and 0 < location.span.line <= len(lines) else None
+
+    def _read(self, path: str) -> list[list[str]]:
+        try:
+            data = self._given.get(path)
+            if data is None:
+                # Plain open: importing pathlib would cost a report more than reading the file does.
+                with open(path, "rb") as file:
+                    data = file.read(_LIMIT)
+            if path.endswith(".ipynb"):
+                return [_LINE_END.split(cell) for cell in _cells(data)]
+            return [_LINE_END.split(_decode(data))]
+        except (OSError, ValueError, LookupError, SyntaxError, RecursionError, TypeError, AttributeError):
+            # Whatever is wrong with the file, it was said in a finding of its own; here there is just nothing to show.
+            return []
+
+
+def _decode(data: bytes) -> str:
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    return data.decode(encoding, "replace")
+
+
+def _cells(data: bytes) -> list[str]:
+    notebook = json.loads(data.decode("utf-8-sig"))
+    cells = notebook["cells"] if "cells" in notebook else [c for w in notebook["worksheets"] for c in w["cells"]]
+    return [_text(cell.get("source", cell.get("input", ""))) for cell in cells]
+
+
+def _text(source: object) -> str:
+    return "".join(str(line) for line in source) if isinstance(source, list) else str(source)

@@ -1,0 +1,204 @@
+"""The commands: the only module that prints a report or chooses an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from loradoctor.arguments import parse
+from loradoctor.config import ConfigError, Settings, load
+from loradoctor.diagnostic import Report, Severity
+from loradoctor.report import machine_renderer
+from loradoctor.report.escape import printable
+from loradoctor.report.palette import Palette, wants_colour, wants_motion
+from loradoctor.report.sources import Sources
+from loradoctor.report.text import Text
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+CLEAN, FOUND, FAILED = 0, 1, 2
+
+
+class UsageError(ValueError):
+    """Arguments that are fine one by one and make no sense together."""
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command line and return its exit code; expected failures are one line on standard error."""
+    options = parse(argv)
+    try:
+        return _COMMANDS[options.command](options)
+    except (ConfigError, UsageError) as error:
+        return fail(str(error))
+
+
+def fail(message: str) -> int:
+    """Say in one line on standard error why nothing was done, and return the exit code for that."""
+    print(f"loradoctor: error: {printable(message)}", file=sys.stderr)
+    return FAILED
+
+
+def exit_code(report: Report, fail_on: Severity) -> int:
+    """What the report means for a caller; a check that did not complete outweighs what the others found."""
+    if any(d.code == "LD002" for d in report.diagnostics):
+        return FAILED
+    return FOUND if report.at_least(fail_on) else CLEAN
+
+
+def _lint(options: Namespace) -> int:
+    stdin = _stdin(options)
+    start = (stdin[0] if stdin else options.paths[0]) or "."
+    settings = _settings(options, start)
+    if options.fix or options.unsafe_fixes or options.diff:
+        return _fix(options, settings)
+    from loradoctor.lint.run import lint
+
+    report = lint([] if stdin else options.paths, settings, stdin=stdin)
+    return _emit(options, settings, report, Sources(dict([stdin]) if stdin else None))
+
+
+def _stdin(options: Namespace) -> tuple[str, bytes] | None:
+    if "-" not in options.paths:
+        if options.stdin_filename:
+            raise UsageError("`--stdin-filename` needs `-` as the path")
+        return None
+    if options.paths != ["-"]:
+        raise UsageError("`-` stands for standard input and cannot be combined with other paths")
+    if options.fix or options.unsafe_fixes or options.diff:
+        raise UsageError("standard input cannot be fixed; give the path of a file")
+    return options.stdin_filename or "<stdin>", sys.stdin.buffer.read()
+
+
+def _fix(options: Namespace, settings: Settings) -> int:
+    from loradoctor.lint.rewrite import fix
+
+    if options.diff and options.format != "text":
+        raise UsageError("`--diff` prints a patch; it has no other `--format`")
+    outcome = fix(options.paths, settings, unsafe=options.unsafe_fixes, diff=options.diff)
+    report = Report.join([outcome.report, Report(diagnostics=outcome.failed)])
+    if options.diff:
+        _write(options, outcome.diff)
+        return max(exit_code(report, settings.fail_on), FOUND if outcome.diff else CLEAN)
+    if outcome.changed and options.format == "text":
+        print(f"fixed {', '.join(printable(path) for path in outcome.changed)}", file=sys.stderr)
+    return _emit(options, settings, report)
+
+
+def _check(options: Namespace) -> int:
+    from loradoctor.checkpoint.run import CheckOptions, TargetError, check_many
+
+    first = options.targets[0]
+    settings = _settings(options, first if os.path.exists(first) else ".")  # noqa: PTH110
+    wanted = CheckOptions(
+        base=options.base,
+        python=options.python or settings.python,
+        online=options.online,
+        forward=options.forward,
+        merge=options.merge,
+        timeout=options.timeout,
+        settings=settings,
+    )
+    try:
+        with _spinner("checking against the base model") if options.base != "none" else nullcontext():
+            report = check_many(options.targets, wanted)
+    except TargetError as error:
+        return fail(str(error))
+    return _emit(options, settings, report)
+
+
+def _spinner(label: str) -> AbstractContextManager[object]:
+    if not wants_motion(sys.stderr.isatty(), os.environ):
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(label)
+
+
+def _explain(options: Namespace) -> int:
+    from loradoctor.registry import UnknownRule, find
+    from loradoctor.report.catalogue import page
+
+    try:
+        pages = [page(find(wanted)) for wanted in options.rules]
+    except UnknownRule as error:
+        return fail(str(error))
+    if not _decorated():
+        print("\n".join(pages), end="")
+        return CLEAN
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console()
+    for text in pages:
+        console.print(Markdown(text))
+    return CLEAN
+
+
+def _rules(options: Namespace) -> int:
+    from loradoctor.registry import all_rules
+    from loradoctor.report import catalogue
+
+    if options.format == "json":
+        import json
+
+        print(json.dumps(catalogue.records(), indent=2))
+    elif not _decorated():
+        print(catalogue.table(all_rules()), end="")
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*catalogue.COLUMNS, box=None, pad_edge=False, header_style="bold")
+        for code, name, severity, what in catalogue.rows(all_rules()):
+            table.add_row(code, name, severity, what)
+        Console(markup=False).print(table)
+    return CLEAN
+
+
+def _decorated() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _settings(options: Namespace, start: str) -> Settings:
+    settings = load(start, options.config, options.isolated)
+    return settings.overridden(
+        select=getattr(options, "select", None),
+        ignore=options.ignore,
+        extend_select=getattr(options, "extend_select", ()),
+        fail_on=options.fail_on,
+    )
+
+
+def _emit(options: Namespace, settings: Settings, report: Report, sources: Sources | None = None) -> int:
+    code = exit_code(report, settings.fail_on)
+    show = Severity(options.severity)
+    sources = sources or Sources()
+    if options.format == "text":
+        colour = wants_colour(sys.stdout.isatty() and not options.output, os.environ)
+        _write(options, Text(show, Palette(colour), sources).render(report))
+    elif code == FAILED and not options.output and options.format != "github":
+        # A program that reads standard output must not take half an answer for a whole one.
+        print(Text(show, sources=sources).render(report), end="", file=sys.stderr)
+    elif options.format == "github":
+        _write(options, machine_renderer("github")(report.with_diagnostics(report.at_least(show))))
+    else:
+        _write(options, machine_renderer(options.format)(report))
+    return code
+
+
+def _write(options: Namespace, text: str) -> None:
+    if not options.output:
+        sys.stdout.write(text)
+        return
+    try:
+        with open(options.output, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:  # noqa: PTH123
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"cannot write {options.output}: {error.strerror or error}") from None
+
+
+_COMMANDS: dict[str, Callable[[Namespace], int]] = {"lint": _lint, "check": _check, "explain": _explain, "rules": _rules}

@@ -1,0 +1,98 @@
+"""The PEFT methods by their `peft_type`: what their tensors are called and since when PEFT knows them.
+
+Hand-written so that the light tier works without PEFT; a test holds the table against the installed one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One PEFT method.
+
+    ``prefixes`` start the path component that marks a tensor as the method's; ``since`` is the first PEFT release that has it
+    and ``until`` the first that has it no more; ``covered`` says whether the light tier knows its keys and shapes fully;
+    ``zero`` is the role that a fresh adapter initialises to zero, so that all zeros there mean "never trained".
+    """
+
+    peft_type: str
+    prefixes: tuple[str, ...]
+    since: str
+    until: str | None = None
+    covered: bool = False
+    prompt: bool = False
+    keeps_adapter_name: bool = False
+    zero: tuple[str, ...] = ()
+
+    def owns(self, component: str) -> bool:
+        """Whether a path component of a tensor name is this method's."""
+        return component.startswith(self.prefixes)
+
+
+def _table(*methods: Method) -> dict[str, Method]:
+    return {m.peft_type: m for m in methods}
+
+
+METHODS = _table(
+    Method("LORA", ("lora_",), "0.0.1", covered=True, zero=("lora_B", "lora_embedding_A")),
+    Method("ADALORA", ("lora_",), "0.3.0", covered=True, zero=("lora_E",)),
+    Method("ADAMSS", ("adamss_",), "0.19.0"),
+    Method("ADAPTION_PROMPT", ("adaption_",), "0.3.0", zero=("adaption_gate",)),
+    Method("BEFT", ("beft_",), "0.20.0"),
+    Method("BOFT", ("boft_",), "0.11.0"),
+    Method("BONE", ("bone_",), "0.14.0", until="0.19.0"),
+    Method("C3A", ("c3a_",), "0.16.0"),
+    Method("CARTRIDGE", ("prompt_embeddings",), "0.19.0", prompt=True),
+    Method("CPT", ("prompt_embeddings",), "0.14.0", prompt=True),
+    Method("DEFT", ("deft_",), "0.20.0"),
+    Method("DELORA", ("delora_",), "0.18.0"),
+    Method("FOURIERFT", ("fourierft_",), "0.12.0"),
+    Method("FROD", ("frod_",), "0.20.0"),
+    Method("GLORA", ("glora_",), "0.20.0"),
+    Method("GRALORA", ("gralora_",), "0.19.0"),
+    Method("HIRA", ("hira_",), "0.20.0"),
+    Method("HRA", ("hra_",), "0.12.0"),
+    Method("IA3", ("ia3_",), "0.4.0"),
+    Method("LILY", ("lily_",), "0.19.0"),
+    Method("LN_TUNING", ("ln_tuning_",), "0.11.0"),
+    Method("LOHA", ("hada_",), "0.6.0"),
+    Method("LOKR", ("lokr_",), "0.6.0"),
+    Method("MISS", ("miss_",), "0.17.0"),
+    Method("MULTITASK_PROMPT_TUNING", ("prompt_embeddings", "prefix_task_"), "0.6.0", prompt=True),
+    Method("OFT", ("oft_",), "0.7.0"),
+    Method("OSF", ("osf_",), "0.18.0"),
+    Method("P_TUNING", ("prompt_embeddings",), "0.0.1", prompt=True),
+    Method("PEANUT", ("peanut_",), "0.19.0"),
+    Method("POLY", ("poly_",), "0.8.0"),
+    Method("PREFIX_TUNING", ("prompt_embeddings",), "0.0.1", prompt=True),
+    Method("PROMPT_TUNING", ("prompt_embeddings",), "0.0.1", prompt=True),
+    Method("PSOFT", ("psoft_",), "0.19.0"),
+    Method("PVERA", ("pvera_",), "0.19.0"),
+    Method("RANDLORA", ("randlora_",), "0.16.0"),
+    Method("ROAD", ("road_",), "0.18.0"),
+    Method("SHADOW", ("shadow_",), "0.21.0", keeps_adapter_name=True),
+    Method("SHIRA", ("shira_",), "0.17.0"),
+    Method("SUPERTUNING", ("supertuning_",), "0.21.0"),
+    Method("TINYLORA", ("tinylora_",), "0.19.0"),
+    Method("TRAINABLE_TOKENS", ("trainable_tokens_",), "0.15.0"),
+    Method("UNILORA", ("unilora_",), "0.20.0"),
+    Method("VBLORA", ("vblora_",), "0.13.0"),
+    Method("VERA", ("vera_",), "0.11.0"),
+    Method("WAVEFT", ("waveft_",), "0.18.0"),
+    Method("XLORA", ("internal_xlora_",), "0.12.0"),
+)  # fmt: skip
+
+UNKNOWN = Method("", (), "")
+"""Stands in when the config names no method that any release has."""
+
+
+def method_of(peft_type: str | None) -> Method:
+    """The method called ``peft_type`` (exact spelling, as PEFT looks it up), or :data:`UNKNOWN`."""
+    return METHODS.get(peft_type or "", UNKNOWN)
+
+
+def guess(components: frozenset[str]) -> tuple[Method, ...]:
+    """The methods whose tensors these path components could belong to."""
+    return tuple(m for m in METHODS.values() if any(m.owns(c) for c in components))

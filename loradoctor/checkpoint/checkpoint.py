@@ -1,0 +1,182 @@
+"""The subject of `loradoctor check`: one adapter directory, read as far as it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loradoctor.checkpoint import adapter_config, weights
+from loradoctor.checkpoint.adapter_config import AdapterConfig
+from loradoctor.checkpoint.evidence import Evidence
+from loradoctor.checkpoint.fault import Fault, ReadError
+from loradoctor.checkpoint.key import Key, parse
+from loradoctor.checkpoint.methods import UNKNOWN, Method, guess, method_of
+from loradoctor.checkpoint.tensor import TensorInfo
+from loradoctor.diagnostic import Finding, Location
+
+if TYPE_CHECKING:
+    from loradoctor.checkpoint.values import TensorStats
+
+TRAINER_STATE = "trainer_state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An adapter checkpoint. Nothing here is executed or unpickled; values are read only when asked for.
+
+    ``path`` is the directory as the user reached it, ``weights`` the file PEFT would choose, ``tensors`` what it holds,
+    ``keys`` the same names taken apart, in the same order. ``faults`` are what went wrong while reading. ``evidence`` is what
+    the torch side found out, None in the light tier.
+    """
+
+    path: str
+    directory: Path
+    kind: str
+    config: AdapterConfig | None
+    weights: Path | None
+    tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    repeated: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    evidence: Evidence | None = None
+
+    @cached_property
+    def method(self) -> Method:
+        """The PEFT method the config names; :data:`~loradoctor.checkpoint.methods.UNKNOWN` when there is none."""
+        return method_of(self.config.peft_type) if self.config else UNKNOWN
+
+    @cached_property
+    def tensor_method(self) -> Method:
+        """The method whose tensors these are: the config's if any tensor is its own, else the one the names point to."""
+        parts = frozenset(part for name in self.tensors for part in name.split("."))
+        if self.method is not UNKNOWN and any(self.method.owns(p) for p in parts):
+            return self.method
+        found = guess(parts)
+        return found[0] if found else self.method
+
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        """Every tensor name taken apart, wrapper prefixes removed."""
+        hosted = self.config is not None and self.config.base is not None
+        return parse(self.tensors, self.tensor_method, hosted=hosted)
+
+    @cached_property
+    def by_module(self) -> Mapping[str, Mapping[str, Key]]:
+        """module → role (with ``.bias`` for a half's bias) → key, for keys that have a role."""
+        modules: dict[str, dict[str, Key]] = {}
+        for key in self.keys:
+            if key.role:
+                role = f"{key.role}.bias" if key.suffix == "bias" else key.role
+                modules.setdefault(key.module, {})[role] = key
+        return modules
+
+    @cached_property
+    def _values(self) -> Mapping[str, TensorStats]:
+        from loradoctor.checkpoint.values import measure
+
+        return measure(self.weights, self.tensors) if self.weights is not None and self.tensors else {}
+
+    def values(self) -> Mapping[str, TensorStats]:
+        """Statistics per tensor, read on the first call. Raises OSError when the file cannot be read to its end."""
+        return self._values
+
+    def faults_of(self, kind: str) -> tuple[Fault, ...]:
+        """The reading faults that the rule named ``kind`` reports."""
+        return tuple(f for f in self.faults if f.kind == kind)
+
+    def shown(self, name: str) -> str:
+        """Path of one of its files, as reached from the argument."""
+        if not name:
+            return self.path
+        return name if self.path == "." else f"{self.path.rstrip('/')}/{name}"
+
+    @property
+    def weights_path(self) -> str:
+        """Where findings about tensors stand."""
+        return self.shown(self.weights.name) if self.weights is not None else self.path
+
+    @property
+    def config_path(self) -> str:
+        """Where findings about the config stand."""
+        return self.shown(self.config.path.name) if self.config is not None else self.path
+
+    def finding(self, message: str, key: str | None = None, *, of: str = "weights", **more: Any) -> Finding:
+        """A finding placed at a tensor (``of="weights"``), a config key (``of="config"``) or the directory (``of="directory"``)."""
+        if of == "config":
+            span = self.config.span(key) if self.config is not None and key is not None else None
+            location = Location(self.config_path, span=span, key=key)
+        elif of == "weights":
+            location = Location(self.weights_path, key=key)
+        else:
+            location = Location(self.path, key=key)
+        return Finding(message, location, **more)
+
+    def reported(self, kind: str) -> list[Finding]:
+        """The findings of a rule that only hands on what reading found out."""
+        return [
+            Finding(fault.message, Location(self.shown(fault.file), key=fault.key), help=fault.help, data=dict(fault.data))
+            for fault in self.faults_of(kind)
+        ]
+
+    def with_evidence(self, evidence: Evidence | None) -> Checkpoint:
+        """The same checkpoint with what the torch side found; values already read are kept."""
+        other = replace(self, evidence=evidence)
+        for name in ("method", "tensor_method", "keys", "by_module", "_values", "structurally_broken", "effectless"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
+
+    @cached_property
+    def structurally_broken(self) -> str | None:
+        """Why comparing merged with unmerged would prove nothing: PEFT would not load these tensors as they are."""
+        from loradoctor.checkpoint.verdicts import structurally_broken
+
+        return structurally_broken(self)
+
+    @cached_property
+    def effectless(self) -> str | None:
+        """Why the adapter does nothing at all although it loads: for instance every ``lora_B`` is zero."""
+        from loradoctor.checkpoint.verdicts import effectless
+
+        return effectless(self)
+
+
+def read(path: str, directory: Path, weights_file: Path | None = None) -> Checkpoint:
+    """Read the adapter in ``directory`` (``path`` as printed); faults are collected, only a vanished directory raises OSError."""
+    faults: list[Fault] = []
+    config = None
+    config_path = directory / adapter_config.NAME
+    if config_path.exists():
+        try:
+            config = adapter_config.read(config_path)
+            faults += config.faults
+        except ReadError as error:
+            faults.append(error.fault)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            faults.append(Fault("unreadable-file", f"`{config_path.name}` cannot be read: {reason}", file=config_path.name))
+    else:
+        faults.append(
+            Fault(
+                "unreadable-config",
+                "there is no `adapter_config.json`",
+                "PEFT stops with `Can't find 'adapter_config.json'`: save with `model.save_pretrained(...)`, which writes both files",
+                data={"cause": "absent"},
+            )
+        )
+    found = weights.find(directory, weights_file)
+    kind = "trainer-checkpoint" if (directory / TRAINER_STATE).is_file() else "adapter"
+    return Checkpoint(
+        path=path,
+        directory=directory,
+        kind="foreign" if any(f.kind == "foreign-format" for f in found.faults) else kind,
+        config=config,
+        weights=found.path,
+        tensors=found.tensors,
+        metadata=found.metadata,
+        repeated=found.repeated,
+        faults=(*faults, *found.faults),
+    )

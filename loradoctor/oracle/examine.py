@@ -1,0 +1,123 @@
+"""The whole examination: build the base, load the adapter, merge module by module."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import peft
+import torch
+import transformers
+
+from . import merge as merging
+from .base import Base, Unbuildable, build
+from .isolated import defer_init
+from .load import ADAPTER, Outcome, load
+from .weights import BaseWeights
+
+Progress = Callable[[str], None]
+
+
+def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Everything the request asks for.
+
+    Keys: ``versions``; ``class`` and ``base_error`` of the base; ``modules`` (names of the base's modules); ``loads``; ``merge``
+    (a list) or ``merge_error``; ``forward`` or ``forward_error``.
+    """
+    result: dict[str, Any] = {
+        "versions": {
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+        },
+    }
+    torch.set_num_threads(max(1, min(4, torch.get_num_threads())))
+    directory = request["adapter"]
+    raw = json.loads((Path(directory) / "adapter_config.json").read_text(encoding="utf-8-sig"))
+    progress("building the base model from its config")
+    try:
+        base = build(request["base"], raw, online=bool(request.get("online")), num_labels=request.get("num_labels"))
+    except Unbuildable as reason:
+        return {**result, "base_error": str(reason)}
+    result["class"] = base.class_name
+    result["modules"] = [name for name, _ in base.model.named_modules() if name]
+    result["shapes"] = {n: list(p.shape) for n, p in base.model.named_parameters(remove_duplicate=False)}
+    wanted = bool(request.get("merge"))
+    weights, weights_error = _weights(request, base) if wanted else (BaseWeights({}), "")
+    progress("loading the adapter onto it")
+    model, outcome = _load(base, directory)
+    result["loads"] = outcome.as_json()
+    if wanted:
+        result.update(_merge(model, base, weights, weights_error, directory, progress))
+    if request.get("forward") and model is not None:
+        result.update(_forward(request, base, directory, progress))
+    return result
+
+
+def _load(base: Base, directory: str) -> tuple[Any, Outcome]:
+    try:
+        config = peft.PeftConfig.from_pretrained(directory)
+    except Exception as error:  # noqa: BLE001 -- a config that PEFT refuses is an outcome
+        return None, Outcome(error_type=type(error).__name__, error=str(error).strip())
+    defer_init(config)
+    return load(base, directory, config)
+
+
+def _weights(request: dict[str, Any], base: Base) -> tuple[BaseWeights, str]:
+    try:
+        weights = BaseWeights.at(_directory(request))
+        if not weights:
+            return weights, "the base has no weights here (only its config)"
+        weights.adopt(base.model)
+        dtypes = weights.dtypes()
+    except Exception as error:  # noqa: BLE001 -- safetensors and torch have a dozen types for an unreadable file
+        text = str(error).strip().split("\n")[0]
+        return BaseWeights({}), f"the base's weights cannot be read: {type(error).__name__}: {text}"
+    for parameter in base.model.parameters():
+        # PEFT adapts in the dtype of the base, and the base is loaded in the dtype of its files.
+        if parameter.dtype.is_floating_point and dtypes:
+            parameter.data = parameter.data[(0,) * parameter.dim()].to(next(iter(dtypes))).expand(parameter.shape)
+    return weights, ""
+
+
+def _directory(request: dict[str, Any]) -> Path:
+    if Path(request["base"]).is_dir():
+        return Path(request["base"])
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "pytorch_model*.bin"]
+    return Path(snapshot_download(request["base"], local_files_only=not request.get("online"), allow_patterns=patterns))
+
+
+def _merge(
+    model: Any, base: Base, weights: BaseWeights, weights_error: str, directory: str, progress: Progress
+) -> dict[str, Any]:
+    if weights_error:
+        return {"merge_error": weights_error}
+    if model is None:
+        return {"merge_error": "PEFT does not load the adapter onto this base"}
+    if model.peft_config[ADAPTER].is_prompt_learning:
+        return {"merge": [], "unmergeable": "prompt learning adds inputs, not weights: there is nothing to merge"}
+    from peft.utils.save_and_load import load_peft_weights
+
+    tensors = load_peft_weights(directory, device="cpu")
+    found = merging.examine(model, base, weights, tensors, progress)
+    if not found and not merging.adapted_layers(model):
+        return {"merge": [], "unmergeable": "the method adapts no layer that could be merged"}
+    return {"merge": found}
+
+
+def _forward(request: dict[str, Any], base: Base, directory: str, progress: Progress) -> dict[str, Any]:
+    from .forward import compare
+
+    progress("running the whole model")
+    try:
+        config = peft.PeftConfig.from_pretrained(directory)
+        online = bool(request.get("online"))
+        return {"forward": compare(request["base"], base.class_name, directory, config, online=online)}
+    except Exception as error:  # noqa: BLE001 -- informational: why it could not run is all there is to say
+        text = str(error).strip().split("\n")[0]
+        return {"forward_error": f"{type(error).__name__}: {text}"}

@@ -1,0 +1,34 @@
+"""One forward pass of the whole model: base, adapter, merged. Informational: it proves less than the layers do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TOKENS = 16
+
+
+def compare(reference: str, class_name: str, directory: str, config: Any, *, online: bool) -> dict[str, float]:
+    """Largest absolute differences of the first output in float32: ``effect`` of the adapter, ``difference`` after merging.
+
+    Whatever transformers or PEFT raise is passed on.
+    """
+    import peft
+    import transformers
+
+    keywords: dict[str, Any] = {"local_files_only": not online, "trust_remote_code": False, "attn_implementation": "eager"}
+    precision = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"  # noqa: PLR2004
+    source = str(Path(reference)) if Path(reference).is_dir() else reference
+    model = getattr(transformers, class_name).from_pretrained(source, **keywords, **{precision: torch.float32}).eval()
+    ids = torch.randint(0, model.config.get_text_config().vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
+    with torch.no_grad():
+        base = model(**inputs)[0]
+        adapted_model = peft.PeftModel.from_pretrained(model, directory, config=config, torch_device="cpu").eval()
+        adapted = adapted_model(**inputs)[0]
+        merged = adapted_model.merge_and_unload()(**inputs)[0]
+    if base.shape != adapted.shape:
+        return {"difference": float((merged - adapted).abs().max()), "effect": float("nan")}
+    return {"difference": float((merged - adapted).abs().max()), "effect": float((adapted - base).abs().max())}

@@ -1,0 +1,153 @@
+"""Let PEFT load the adapter onto the phantom base and write down, key by key, what happens."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from .base import Base, is_hollow
+
+ADAPTER = "default"
+
+
+@dataclass
+class Outcome:
+    """What PEFT did with the tensors of the file. Keys are the file's; ``mismatched`` holds [key, in file, in model]."""
+
+    status: str = "raises"
+    loaded: int = 0
+    total: int = 0
+    expected: dict[str, list[int]] = field(default_factory=dict)
+    """every tensor that PEFT would save for this adapter on this base, and its shape"""
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    overwritten: list[str] = field(default_factory=list)
+    mismatched: list[tuple[str, list[int], list[int]]] = field(default_factory=list)
+    error_type: str = ""
+    error: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for the wire."""
+        return asdict(self)
+
+
+@dataclass
+class _Record:
+    model: nn.Module | None = None
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
+    expected: dict[str, str | None] = field(default_factory=dict)
+    given: Mapping[str, torch.Tensor] | None = None
+
+
+def load(base: Base, directory: str, config: Any) -> tuple[Any, Outcome]:
+    """``PeftModel.from_pretrained`` on the phantom base; returns the model (None when PEFT raised) and the outcome."""
+    import peft
+
+    record = _Record()
+    outcome = Outcome()
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with _watch(record, outcome):
+            try:
+                model = peft.PeftModel.from_pretrained(
+                    base.model, directory, adapter_name=ADAPTER, config=config, torch_device="cpu"
+                )
+                model.eval()
+            except Exception as error:  # noqa: BLE001 -- whatever PEFT raises is the finding
+                model = None
+                outcome.error_type = type(error).__name__
+                outcome.error = str(error).strip()
+    outcome.warnings = sorted({line for w in heard if (line := str(w.message).strip().split("\n")[0])})
+    _judge(outcome, record, base)
+    return model, outcome
+
+
+@contextlib.contextmanager
+def _watch(record: _Record, outcome: Outcome) -> Iterator[None]:
+    # PEFT reports missing keys only, and only some of them; what it hands to torch is the whole truth.
+    import peft.peft_model as target
+
+    set_state, read, load_state = target.set_peft_model_state_dict, target.load_peft_weights, nn.Module.load_state_dict
+
+    def reading(*args: Any, **kwargs: Any) -> Any:
+        tensors = read(*args, **kwargs)
+        outcome.total = len(tensors)
+        return tensors
+
+    def setting(model: nn.Module, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        record.model = model
+        record.state = model.state_dict()
+        record.expected = _expected(model, record.state)
+        outcome.expected = {key: _shape(record, key, name) for key, name in record.expected.items()}
+        return set_state(model, tensors, *args, **kwargs)
+
+    def loading(module: nn.Module, tensors: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        if module is record.model and record.given is None:
+            record.given = tensors
+            _make_room(module, tensors)
+        return load_state(module, tensors, *args, **kwargs)
+
+    target.set_peft_model_state_dict, target.load_peft_weights = setting, reading
+    nn.Module.load_state_dict = loading  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        target.set_peft_model_state_dict, target.load_peft_weights = set_state, read
+        nn.Module.load_state_dict = load_state  # type: ignore[method-assign]
+
+
+def _expected(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, str | None]:
+    # The tensors pass through by identity, which tells the model's name of everything PEFT would save.
+    from peft import get_peft_model_state_dict
+
+    names = {id(tensor): name for name, tensor in state.items()}
+    saved = get_peft_model_state_dict(model, state_dict=dict(state), adapter_name=ADAPTER, save_embedding_layers=False)
+    return {key: names.get(id(tensor)) for key, tensor in saved.items()}
+
+
+def _shape(record: _Record, key: str, name: str | None) -> list[int]:
+    tensor = record.state.get(name or key)
+    return [] if tensor is None else list(tensor.shape)
+
+
+def _make_room(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    # A file may hold base weights (saved embeddings, biases, injected ones): stand-ins cannot be written to.
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in tensors and is_hollow(parameter.data):
+            parameter.data = torch.zeros(parameter.shape, dtype=parameter.dtype)
+
+
+def _judge(outcome: Outcome, record: _Record, base: Base) -> None:
+    if record.model is None or record.given is None:
+        return
+    given, state = record.given, record.state
+    mapped = {name for name in record.expected.values() if name}
+    own_keys = {"prompt_embeddings"} | {key for key, name in record.expected.items() if name is None}
+    base_names = {n for n, p in record.model.named_parameters(remove_duplicate=False) if id(p) in base.names}
+    shown = {name: key for key, name in record.expected.items() if name}
+    landed = {key for key in given if key in state}
+    outcome.mismatched = [
+        (shown.get(key, key), list(given[key].shape), list(state[key].shape))
+        for key in given
+        if key in state and given[key].shape != state[key].shape
+    ]
+    outcome.missing = [k for k, name in record.expected.items() if (name or k) not in given and k not in given]
+    outcome.unexpected = [key for key in given if key not in state and key not in own_keys]
+    outcome.overwritten = sorted(key for key in landed & base_names if key not in mapped)
+    outcome.loaded = max(0, outcome.total - len(outcome.unexpected) - len(outcome.mismatched))
+    hit = len(record.expected) - len(outcome.missing)
+    if outcome.error_type:
+        outcome.status = "raises"
+        outcome.loaded = 0
+    elif record.expected and not hit:
+        outcome.status = "not-at-all"
+        outcome.loaded = len(outcome.overwritten)
+    else:
+        outcome.status = "partly" if outcome.missing or outcome.unexpected else "fully"

@@ -1,0 +1,66 @@
+"""One request in, one result out: what the child process does with its standard streams.
+
+The request is one JSON object on standard input::
+
+    {"adapter": DIR, "base": DIR or ID, "online": bool, "merge": bool, "forward": bool, "num_labels": int or null}
+
+The answer is a line of JSON per event on what was standard output when the process started: ``{"progress": text}`` any number
+of times, then one ``{"result": {...}}``. Everything that libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Callable
+
+Progress = Callable[[str], None]
+
+
+def main() -> int:
+    """Serve the request on standard input; the exit status is 0 whenever a result was written."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    request = json.load(sys.stdin)
+
+    def send(event: dict[str, Any]) -> None:
+        answers.write(json.dumps(event) + "\n")
+        answers.flush()
+
+    _quieten(online=bool(request.get("online")))
+    send({"result": serve(request, lambda text: send({"progress": text}))})
+    answers.close()
+    # Some native libraries crash while the interpreter shuts down; the answer is already out.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """The result for ``request``: ``missing`` names a library that cannot be imported, else see ``examine.examine``."""
+    progress("importing torch, transformers and peft")
+    for library in ("torch", "safetensors", "transformers", "peft"):
+        try:
+            __import__(library)
+        except ImportError as error:
+            return {"missing": library, "reason": first_line(error)}
+    from .examine import examine
+
+    return examine(request, progress)
+
+
+def first_line(error: BaseException) -> str:
+    """``Type: what it says``, cut to its first line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def _quieten(*, online: bool) -> None:
+    # Set before any import of huggingface_hub, which reads them once.
+    if not online:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -84,7 +84,14 @@ def read_labels(path: Path) -> list[Label]:
         approximate = row.get("line_approx") and not notebook
         labels.append(
             Label(
-                row["repo"], row["commit"], row["path"], row.get("cell"), None if approximate else line, row["pattern"], verdict, row["reason"]
+                row["repo"],
+                row["commit"],
+                row["path"],
+                row.get("cell"),
+                None if approximate else line,
+                row["pattern"],
+                verdict,
+                row["reason"],
             )
         )
     return labels
@@ -135,7 +142,10 @@ def score(labels: list[Label], findings: list[Diagnostic], root: Path, available
             missed.append(label)
     print(f"{'pattern':26}" + "".join(f"{v:>16}" for v in ("definite", "conditional", "smell", "deprecated", "false on ok")))
     for pattern, refs in REFS.items():
-        cells = ["{}/{}".format(*tally[pattern, v]) if (pattern, v) in tally else "-" for v in ("definite", "conditional", "smell", "deprecated", "ok")]
+        cells = [
+            "{}/{}".format(*tally[pattern, v]) if (pattern, v) in tally else "-"
+            for v in ("definite", "conditional", "smell", "deprecated", "ok")
+        ]
         note = "" if covered & set(refs.split()) else "   (no rule yet)"
         print(f"{pattern:26}" + "".join(f"{c:>16}" for c in cells) + note)
     print("\nmissed")

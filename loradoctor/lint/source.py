@@ -1,0 +1,206 @@
+"""One file as Python text, and the way back from a place in that text to a place in the file."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from codecs import BOM_UTF8, lookup
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from loradoctor.diagnostic import Edit, Location, Span
+from loradoctor.lint import files
+
+_CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_NEWLINE = re.compile(r"\r\n|\r|\n")
+
+
+class SourceError(ValueError):
+    """A file that cannot be turned into text, under ``code`` LD001 or LD004; ``line`` and ``column`` count from 1."""
+
+    def __init__(
+        self, message: str, line: int | None = None, column: int = 1, cell: int | None = None, code: str = "LD001"
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = line
+        self.column = column
+        self.cell = cell
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A code cell and the stretch of the text that it is; character for character the same length as its source."""
+
+    index: int
+    start: int
+    end: int
+    source: str
+    execution_count: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file ready to be parsed.
+
+    ``text`` is the module's text without a byte order mark or, for a notebook, the code cells one after another with what is
+    not Python masked. Offsets are in characters of ``text``.
+    """
+
+    path: str
+    kind: str
+    data: bytes
+    text: str
+    cells: tuple[Cell, ...] = ()
+    encoding: str = "utf-8"
+
+    @classmethod
+    def read(cls, path: str) -> Source:
+        """The source at ``path``. Raises :class:`SourceError`."""
+        try:
+            data = files.read(path)
+        except (OSError, ValueError) as error:
+            raise SourceError(files.reason(error), code="LD004") from None
+        return cls.from_bytes(path, data)
+
+    @classmethod
+    def from_bytes(cls, path: str, data: bytes) -> Source:
+        """The source with these bytes; a notebook when ``path`` says so. Raises :class:`SourceError`."""
+        return _notebook(path, data) if path.endswith(".ipynb") else _module(path, data)
+
+    @property
+    def execution_counts(self) -> Mapping[int, int | None]:
+        """For every code cell of a notebook, by index, its number in the run that was saved."""
+        return {cell.index: cell.execution_count for cell in self.cells}
+
+    def cell_of(self, offset: int) -> int | None:
+        """The index, over all cells of the notebook, of the cell at ``offset``; None in a module."""
+        cell = self._cell(offset)
+        return cell.index if cell else None
+
+    def location(self, start: int, end: int) -> Location:
+        """Where ``text[start:end]`` stands in the file; in a notebook, in the cell it starts in."""
+        cell = self._cell(start)
+        base, limit = (cell.start, max(start, cell.end)) if cell else (0, len(self.text))
+        first, last = self._position(start, base), self._position(min(end, limit), base)
+        return Location(self.path, Span(*first, *last), cell.index if cell else None)
+
+    def edit(self, start: int, end: int, text: str) -> Edit:
+        """The edit that replaces ``text[start:end]``, in the file's bytes or in those of the cell's source."""
+        cell = self._cell(start)
+        unit, base = (cell.source, cell.start) if cell else (self.text, 0)
+        before, inside = unit[: start - base], unit[start - base : end - base]
+        mark = len(BOM_UTF8) if not cell and self.data.startswith(BOM_UTF8) else 0
+        first = mark + len(before.encode(self.encoding, "surrogatepass"))
+        last = first + len(inside.encode(self.encoding, "surrogatepass"))
+        return Edit(first, last, text.replace("\n", self._newline), self.path, cell.index if cell else None)
+
+    def offset(self, line: int, column: int) -> int:
+        """The offset of a line and column (from 1) of ``text``; places outside it are moved to its edge."""
+        starts = self._starts
+        index = min(max(line, 1), len(starts)) - 1
+        return min(starts[index] + max(column, 1) - 1, len(self.text))
+
+    def without_cell(self, index: int) -> Source:
+        """This notebook with one cell blanked out; every other place stays where it is."""
+        cell = next(c for c in self.cells if c.index == index)
+        blank = re.sub(r"[^\r\n]", " ", self.text[cell.start : cell.end])
+        # The line that holds an indented cell would be left without a body.
+        before = re.sub(r"if True:\n\Z", "0      \n", self.text[: cell.start])
+        return Source(self.path, self.kind, self.data, before + blank + self.text[cell.end :], self.cells, self.encoding)
+
+    def without_broken_cells(self) -> tuple[Source, list[SourceError]]:
+        """This notebook with the cells blanked out that do not parse on their own, and where the parser gave up in each."""
+        from loradoctor.lint.lower import ParseError, parse
+
+        source, broken = self, []
+        for cell in self.cells:
+            text = self.text[cell.start : cell.end]
+            lead = _lead(text)
+            try:
+                parse(lead + text)
+            except ParseError as error:
+                line = max(1, error.line - lead.count("\n"))
+                broken.append(SourceError(error.message, line, error.column, cell.index))
+                source = source.without_cell(cell.index)
+        return source, broken
+
+    def _cell(self, offset: int) -> Cell | None:
+        if not self.cells:
+            return None
+        return self.cells[max(0, bisect_right(self.cells, offset, key=lambda c: c.start) - 1)]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *(m.end() for m in _NEWLINE.finditer(self.text))]
+
+    @cached_property
+    def _newline(self) -> str:
+        found = _NEWLINE.search(self.text)
+        return "\n" if self.cells or not found else found[0]
+
+    def _position(self, offset: int, base: int) -> tuple[int, int]:
+        line = bisect_right(self._starts, offset)
+        first = bisect_right(self._starts, base)
+        return line - first + 1, offset - max(self._starts[line - 1], base) + 1
+
+
+def _lead(text: str) -> str:
+    """What must stand before a cell: one that is indented runs in IPython, and in a module under a condition that holds."""
+    return "if True:\n" if re.match(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*[ \t]+[^\s#]", text) else ""
+
+
+def _module(path: str, data: bytes) -> Source:
+    encoding = _declared(data)
+    body = data.removeprefix(BOM_UTF8)
+    try:
+        text = body.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = body.count(b"\n", 0, error.start) + 1
+        raise SourceError(f"the bytes are not valid {encoding}", line, code="LD004") from None
+    except LookupError:
+        raise SourceError(f"it declares the encoding `{encoding}`, which is unknown", 1, code="LD004") from None
+    if "\0" in text:
+        raise SourceError("it holds a null byte", text.count("\n", 0, text.index("\0")) + 1)
+    return Source(path, "module", data, text, encoding=encoding)
+
+
+def _declared(data: bytes) -> str:
+    """The encoding of a Python file (PEP 263)."""
+    if data.startswith(BOM_UTF8):
+        return "utf-8"
+    for line in data.split(b"\n", 2)[:2]:
+        if found := _CODING.match(line):
+            name = found[1].decode("ascii", "replace")
+            try:
+                codec = lookup(name)
+            except LookupError:
+                return name
+            # Codecs such as `rot13` map text to text: Python refuses them too.
+            if codec.name == "utf-8-sig":
+                return "utf-8"
+            return codec.name if getattr(codec, "_is_text_encoding", True) else name + " (not a text encoding)"
+        if line.strip() and not line.lstrip().startswith(b"#"):
+            break
+    return "utf-8"
+
+
+def _notebook(path: str, data: bytes) -> Source:
+    from loradoctor.lint import notebook
+
+    try:
+        found = notebook.code_cells(data)
+    except notebook.NotebookError as error:
+        raise SourceError(error.message, error.line, error.column) from None
+    parts: list[str] = []
+    cells, length = [], 0
+    for one in found:
+        text = notebook.mask(one.source)
+        lead = _lead(text)
+        start = length + len(lead)
+        cells.append(Cell(one.index, start, start + len(text), one.source, one.execution_count))
+        parts += [lead, text, "" if text.endswith("\n") else "\n"]
+        length = start + len(text) + len(parts[-1])
+    return Source(path, "notebook", data, "".join(parts), tuple(cells))

@@ -23,6 +23,9 @@ _LABELS = {
 }
 """Facts in the order they are read in; others follow under their own names."""
 
+_ENTRIES = {"modules": "{value} {key}", "dtypes": "{value} {key}", "rank": "{key} in {value} modules"}
+"""How one entry of a mapping reads, where ``key: value`` would not say enough."""
+
 _MANY = 12
 _NESTED = 3
 
@@ -59,7 +62,8 @@ def _value(label: str, value: object, depth: int = 0) -> str:
     if value is None or value == "" or depth > _NESTED:
         return ""
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        # What an adapter is not says nothing about it.
+        return "yes" if value else ""
     if isinstance(value, int):
         return size(value) if label == "size" else f"{value:,}"
     if isinstance(value, float):
@@ -72,9 +76,7 @@ def _value(label: str, value: object, depth: int = 0) -> str:
 
 
 def _entry(label: str, key: object, value: object, depth: int) -> str:
-    shown = _value("", value, depth + 1)
-    # "32 q_proj" reads as a count; any other mapping reads as "key: value".
-    return f"{shown} {printable(str(key))}" if label in {"modules", "dtypes"} else f"{printable(str(key))}: {shown}"
+    return _ENTRIES.get(label, "{key}: {value}").format(key=printable(str(key)), value=_value("", value, depth + 1))
 
 
 def _several(parts: list[str]) -> str:

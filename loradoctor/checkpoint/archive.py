@@ -59,7 +59,9 @@ def _zip(path: Path, file: IO[bytes], size: int) -> Header:
     if big:
         raise _broken(path, "was written on a big-endian machine", "byteorder", "load it with torch and save it as safetensors")
     root = name.removesuffix("data.pkl")
-    return _state_dict(path, data, lambda storage: _zip_range(path, file, members.get(f"{root}data/{storage.key}"), storage, size))
+    return _state_dict(
+        path, data, lambda storage: _zip_range(path, file, members.get(f"{root}data/{storage.key}"), storage, size)
+    )
 
 
 def _zip_range(path: Path, file: IO[bytes], member: zipfile.ZipInfo | None, storage: Storage, size: int) -> tuple[int, int]:
@@ -127,7 +129,7 @@ def _first_pickle(file: IO[bytes]) -> Any:
         stack: list[Any] = []
         marks: list[int] = []
         for op, arg, _ in pickletools.genops(file):
-            if op.name in ("MARK",):
+            if op.name == "MARK":
                 marks.append(len(stack))
             elif op.name in ("APPENDS", "SETITEMS"):
                 at = marks.pop()
@@ -221,7 +223,8 @@ def _unsafe(path: Path, names: tuple[str, ...]) -> ReadError:
         Fault(
             "unsafe-pickle",
             f"`{path.name}` calls {shown} when it is unpickled",
-            "a state dict never does: do not load this file with `weights_only=False`, and get the adapter as safetensors from a source you trust",
+            "a state dict never does: do not load this file with `weights_only=False`, and get the adapter as safetensors from "
+            "a source you trust",
             file=path.name,
             data={"cause": "unsafe-global", "globals": listed},
         )

@@ -12,8 +12,9 @@ from loradoctor.checkpoint import adapter_config, weights
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.evidence import Evidence
 from loradoctor.checkpoint.fault import Fault, ReadError
+from loradoctor.checkpoint.foreign import Format, recognise
 from loradoctor.checkpoint.key import Key, parse
-from loradoctor.checkpoint.methods import UNKNOWN, Method, guess, method_of
+from loradoctor.checkpoint.methods import METHODS, UNKNOWN, Method, guess, method_of
 from loradoctor.checkpoint.tensor import TensorInfo
 from loradoctor.diagnostic import Finding, Location
 
@@ -52,10 +53,28 @@ class Checkpoint:
     def tensor_method(self) -> Method:
         """The method whose tensors these are: the config's if any tensor is its own, else the one the names point to."""
         parts = frozenset(part for name in self.tensors for part in name.split("."))
-        if self.method is not UNKNOWN and any(self.method.owns(p) for p in parts):
+        adaptive = "lora_E" in parts
+        if (
+            self.method is not UNKNOWN
+            and any(self.method.owns(p) for p in parts)
+            and adaptive <= (self.method.peft_type == "ADALORA")
+        ):
             return self.method
         found = guess(parts)
+        if adaptive:
+            return METHODS["ADALORA"]
         return found[0] if found else self.method
+
+    @cached_property
+    def foreign(self) -> tuple[Format, tuple[str, ...]] | None:
+        """The other tool whose names most tensors have, with those names."""
+        return recognise(self.tensors) if self.method.peft_type in ("", "LORA", "ADALORA") else None
+
+    @property
+    def comparable(self) -> AdapterConfig | None:
+        """The config, when it is LoRA's or AdaLoRA's and the tensors are too: then they can be held against each other."""
+        fits = self.method.covered and self.tensor_method is self.method and self.foreign is None
+        return self.config if fits and self.tensors else None
 
     @cached_property
     def keys(self) -> tuple[Key, ...]:
@@ -65,7 +84,7 @@ class Checkpoint:
 
     @cached_property
     def by_module(self) -> Mapping[str, Mapping[str, Key]]:
-        """module → role (with ``.bias`` for a half's bias) → key, for keys that have a role."""
+        """Module → role (with ``.bias`` for a half's bias) → key, for keys that have a role."""
         modules: dict[str, dict[str, Key]] = {}
         for key in self.keys:
             if key.role:
@@ -104,7 +123,7 @@ class Checkpoint:
         return self.shown(self.config.path.name) if self.config is not None else self.path
 
     def finding(self, message: str, key: str | None = None, *, of: str = "weights", **more: Any) -> Finding:
-        """A finding placed at a tensor (``of="weights"``), a config key (``of="config"``) or the directory (``of="directory"``)."""
+        """A finding placed at a tensor (``of="weights"``), a config key (``"config"``) or the directory (``"directory"``)."""
         if of == "config":
             span = self.config.span(key) if self.config is not None and key is not None else None
             location = Location(self.config_path, span=span, key=key)
@@ -124,7 +143,7 @@ class Checkpoint:
     def with_evidence(self, evidence: Evidence | None) -> Checkpoint:
         """The same checkpoint with what the torch side found; values already read are kept."""
         other = replace(self, evidence=evidence)
-        for name in ("method", "tensor_method", "keys", "by_module", "_values", "structurally_broken", "effectless"):
+        for name in ("method", "tensor_method", "foreign", "keys", "by_module", "_values"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
@@ -163,7 +182,8 @@ def read(path: str, directory: Path, weights_file: Path | None = None) -> Checkp
             Fault(
                 "unreadable-config",
                 "there is no `adapter_config.json`",
-                "PEFT stops with `Can't find 'adapter_config.json'`: save with `model.save_pretrained(...)`, which writes both files",
+                "PEFT stops with `Can't find 'adapter_config.json'`: save with `model.save_pretrained(...)`, which writes both "
+                "files",
                 data={"cause": "absent"},
             )
         )

@@ -23,7 +23,8 @@ class Key:
 
     ``role`` is PEFT's own name (``lora_A``, ``lora_magnitude_vector``, ``ia3_l``), ``base_layer``, ``modules_to_save``,
     ``trainable_tokens_delta``, or ``""`` for a plain tensor of the base model. ``suffix`` is what follows (``weight``).
-    ``problems`` are ``nested``, ``wrapper``, ``adapter-name`` and ``no-prefix``; the rest of the key is as if they were not there.
+    ``problems`` are ``nested``, ``wrapper``, ``adapter-name`` and ``no-prefix``; the rest of the key is as if they were not
+    there.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """A torch `.bin` read opcode by opcode: tensors are described, nothing is unpickled.
 
-A stack machine over the few opcodes a state dict needs. Names that occur in state dicts (`OrderedDict`, torch's rebuild functions,
-storages) are understood symbolically; every other global is an object we refuse to make, and reported.
+A stack machine over the few opcodes a state dict needs. Names that occur in state dicts (`OrderedDict`, torch's rebuild
+functions, storages) are understood symbolically; every other global is an object we refuse to make, and reported.
 """
 
 from __future__ import annotations
@@ -21,17 +21,36 @@ DTYPES = {
     "uint16": "U16", "uint32": "U32", "uint64": "U64",
 }  # fmt: skip
 HARMLESS = frozenset({("collections", "OrderedDict"), ("torch", "Size"), ("torch", "device"), ("_codecs", "encode")})
-REBUILDERS = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter", "_rebuild_from_type_v2"})
+REBUILDERS = frozenset(
+    {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter", "_rebuild_from_type_v2"}
+)
 DANGEROUS = frozenset(
     {
-        "posix", "nt", "os", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "pickle", "_pickle", "marshal", "ctypes",
-        "code", "codeop", "pty", "platform", "webbrowser", "requests", "urllib", "multiprocessing", "commands", "pip", "pdb", "bdb",
-        "timeit", "cProfile", "profile", "http", "ftplib", "smtplib", "telnetlib", "xmlrpc", "zipimport", "imp", "pkgutil", "pydoc",
+        "posix", "nt", "os", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "pickle", "_pickle", "marshal",
+        "ctypes", "code", "codeop", "pty", "platform", "webbrowser", "requests", "urllib", "multiprocessing", "commands", "pip", "pdb",
+        "bdb", "timeit", "cProfile", "profile", "http", "ftplib", "smtplib", "telnetlib", "xmlrpc", "zipimport", "imp", "pkgutil",
+        "pydoc",
     }
 )  # fmt: skip
 """Top-level modules whose functions no saved model needs and an attack usually does."""
 _PLAIN_BUILTINS = frozenset(
-    {"set", "frozenset", "dict", "list", "tuple", "int", "float", "str", "bytes", "bytearray", "bool", "slice", "complex", "object", "range"}
+    {
+        "set",
+        "frozenset",
+        "dict",
+        "list",
+        "tuple",
+        "int",
+        "float",
+        "str",
+        "bytes",
+        "bytearray",
+        "bool",
+        "slice",
+        "complex",
+        "object",
+        "range",
+    }
 )
 
 _MAX_OPS = 50_000_000
@@ -121,8 +140,8 @@ def walk(data: bytes) -> tuple[Any, tuple[str, ...]]:
 
 _PUSH = frozenset(
     {
-        "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE",
-        "SHORT_BINUNICODE", "BINUNICODE8", "FLOAT", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+        "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE",
+        "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "FLOAT", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
     }
 )  # fmt: skip
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}

@@ -58,7 +58,9 @@ def find(directory: Path, explicit: Path | None = None) -> Weights:
         # A pointer under another name is first of all a pointer.
         return Weights(path, faults=(error.fault, *faults))
     except OSError as error:
-        fault = Fault("unreadable-file", f"`{path.name}` cannot be read: {(error.strerror or str(error)).lower()}", file=path.name)
+        fault = Fault(
+            "unreadable-file", f"`{path.name}` cannot be read: {(error.strerror or str(error)).lower()}", file=path.name
+        )
         return Weights(path, faults=(fault, *faults))
     return Weights(path, header.tensors, header.metadata, header.repeated, faults)
 
@@ -68,7 +70,8 @@ def _misplaced(directory: Path) -> tuple[Path | None, Fault]:
     names = sorted(p.name for p in directory.iterdir() if p.is_file())
     shards = [n for n in names if n.startswith("adapter_model-") and n.endswith((".safetensors", ".bin"))]
     known = [n for n in names if n in _ELSEWHERE]
-    missing = "PEFT looks for `adapter_model.safetensors`, then `adapter_model.bin`, then asks the hub and stops with a misleading error"
+    missing = "PEFT looks for `adapter_model.safetensors`, then `adapter_model.bin`, then asks the hub and stops with a "
+    "misleading error"
     if shards:
         shown = f"`{shards[0]}`"
         return None, Fault(
@@ -81,7 +84,8 @@ def _misplaced(directory: Path) -> tuple[Path | None, Fault]:
         return directory / "adapters.safetensors", Fault(
             "foreign-format",
             "the directory is in MLX's format: `adapters.safetensors` with `lora_a` and `lora_b` tensors",
-            "PEFT does not read it: convert the tensors (transpose both halves, alpha = scale × rank) and the config, or use it with mlx-lm",
+            "PEFT does not read it: convert the tensors (transpose both halves, alpha = scale x rank) and the config, or use "
+            "it with mlx-lm",
             file="adapters.safetensors",
             data={"cause": "mlx"},
         )

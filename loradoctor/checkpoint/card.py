@@ -1,0 +1,123 @@
+"""What a checkpoint's subject shows: the facts of the card, as plain JSON values."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.methods import UNKNOWN
+from loradoctor.checkpoint.methods.lora import scaling_of
+from loradoctor.checkpoint.target_modules import pattern_key
+
+_VARIANTS = (
+    ("use_dora", "DoRA"), ("use_rslora", "rsLoRA"), ("use_qalora", "QALoRA"), ("alora_invocation_tokens", "aLoRA"), 
+    ("layer_replication", "layer replication"),    ("use_bdlora", "BD-LoRA"), ("kasa_config", "KaSA"), ("velora_config", "VeLoRA"), ("monteclora_config", "MonteCLoRA"),
+)  # fmt: skip
+_NOT_TRAINED = frozenset({"base_layer", "original_module"})
+
+
+def facts(checkpoint: Checkpoint) -> dict[str, object]:
+    """Every field of the contract, None where the checkpoint does not say."""
+    config = checkpoint.config
+    get = config.get if config is not None else _nothing
+    return {
+        "method": config.peft_type if config else None,
+        "variants": [label for field, label in _VARIANTS if get(field)],
+        "base": config.base if config else None,
+        "revision": get("revision"),
+        "task_type": get("task_type"),
+        "r": _ranks(checkpoint) if config else None,
+        "alpha": _alpha(checkpoint) if config else None,
+        "scaling": _scaling(checkpoint) if config else None,
+        "modules": _modules(checkpoint),
+        "layers": _layers(checkpoint),
+        "modules_to_save": list(config.modules_to_save) if config else [],
+        "parameters": parameters(checkpoint),
+        "tensors": len(checkpoint.tensors),
+        "dtypes": dict(sorted(Counter(info.dtype for info in checkpoint.tensors.values()).items())),
+        "bytes": _size(checkpoint),
+        "weights": checkpoint.weights.name if checkpoint.weights is not None else None,
+        "peft_version": get("peft_version"),
+        "trainer_checkpoint": checkpoint.kind == "trainer-checkpoint",
+    }
+
+
+def _nothing(_: str) -> None:
+    return None
+
+
+def parameters(checkpoint: Checkpoint) -> int:
+    """Elements that were trained, as `print_trainable_parameters` counts them: a frozen copy of the base is not among them."""
+    method = checkpoint.tensor_method
+    frozen = {"VERA": ("vera_A", "vera_B"), "PVERA": ("pvera_A", "pvera_B")}.get(method.peft_type, ())
+    return sum(
+        checkpoint.tensors[key.name].count
+        for key in checkpoint.keys
+        if key.role not in _NOT_TRAINED and not key.role.startswith(frozen or ("\0",)) and checkpoint.tensors[key.name].is_float
+    )
+
+
+def _size(checkpoint: Checkpoint) -> int | None:
+    try:
+        return checkpoint.weights.stat().st_size if checkpoint.weights is not None else None
+    except OSError:
+        return None
+
+
+def _modules(checkpoint: Checkpoint) -> dict[str, int]:
+    """Last component of each adapted module → how many there are."""
+    return dict(sorted(Counter(m.rpartition(".")[2] or m for m in checkpoint.by_module if m not in ("", "base_model")).items()))
+
+
+def _layers(checkpoint: Checkpoint) -> int | None:
+    from loradoctor.checkpoint.target_modules import layer_index
+
+    indices = {index for m in checkpoint.by_module if (index := layer_index(f"{m}.")) is not None}
+    return len(indices) or None
+
+
+def _ranks(checkpoint: Checkpoint) -> object:
+    """The rank, or every rank with the number of modules that have it when they differ."""
+    config = checkpoint.config
+    if config is None or (config.get("r") is None and checkpoint.method is not UNKNOWN and not checkpoint.method.covered):
+        return None
+    found = Counter(_rank(checkpoint, roles) for roles in checkpoint.by_module.values())
+    found.pop(None, None)
+    if checkpoint.method.covered and len(found) == 1:
+        return next(iter(found))
+    if checkpoint.method.covered and found:
+        return {str(rank): count for rank, count in sorted(found.items(), key=lambda item: item[0] or 0)}
+    return config.get("r")
+
+
+def _rank(checkpoint: Checkpoint, roles: Mapping[str, Any]) -> int | None:
+    key = roles.get("lora_A") or roles.get("lora_embedding_A")
+    shape = checkpoint.tensors[key.name].shape if key is not None else ()
+    return shape[0] if shape else None
+
+
+def _alpha(checkpoint: Checkpoint) -> object:
+    config = checkpoint.config
+    if config is None:
+        return None
+    return config.get("lora_alpha", config.get("alpha"))
+
+
+def _scaling(checkpoint: Checkpoint) -> object:
+    """alpha/r (alpha/√r for rsLoRA); a list when patterns give modules different ones."""
+    config = checkpoint.config
+    if config is None or checkpoint.method.peft_type != "LORA" or config.alpha is None:
+        return None
+    ranks, alphas = config.pattern("rank_pattern"), config.pattern("alpha_pattern")
+    try:
+        keys = {(pattern_key(ranks, m), pattern_key(alphas, m)) for m in checkpoint.by_module} or {(None, None)}
+    except Exception:  # noqa: BLE001 -- a pattern that does not compile is LD522's to report
+        return None
+    found = sorted(
+        {s for rank, alpha in keys if (s := scaling_of(config, ranks.get(rank or ""), alphas.get(alpha or ""))) is not None}
+    )
+    finite = [s for s in found if math.isfinite(s)]
+    return finite[0] if len(finite) == 1 else finite or None

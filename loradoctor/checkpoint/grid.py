@@ -1,0 +1,72 @@
+"""The layer x module grid of an adapter, and the holes in it that no design explains.
+
+Without the base model nobody knows which layers exist. But a module that is adapted in most layers and missing in a few is
+suspicious, unless something stands in its place there: a dense layer among experts, cross-attention among self-attention.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+_LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.)")
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """``template`` is the module path with ``*`` for the layer; ``missing`` are the layers without it."""
+
+    stack: str
+    template: str
+    missing: tuple[int, ...]
+    present: int
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The missing modules by name."""
+        return tuple(self.template.replace("*", str(i), 1) for i in self.missing)
+
+
+def holes(modules: Iterable[str]) -> Iterator[Hole]:
+    """The holes in the grid of ``modules``, one per template, in the order of the file."""
+    layers: dict[str, set[int]] = defaultdict(set)
+    for module in modules:
+        if match := _LAYER.search(module):
+            layers[module[: match.start(1)] + "*" + module[match.end(1) :]].add(int(match[1]))
+    stacks: dict[str, dict[str, set[int]]] = defaultdict(dict)
+    for template, found in layers.items():
+        stacks[template.partition("*")[0]][template] = found
+    for stack, templates in stacks.items():
+        yield from _of_stack(stack, templates)
+
+
+def _of_stack(stack: str, templates: Mapping[str, set[int]]) -> Iterator[Hole]:
+    whole = set().union(*templates.values())
+    for template, present in templates.items():
+        nested = len(_LAYER.findall(template.replace("*", "0"))) > 1
+        # Deeper numbering (experts, blocks of a stage) makes ragged edges normal; a gap between two of a kind is not.
+        low, high = (min(present), max(present)) if nested else (0 if _starts_late(whole, templates) else min(whole), max(whole))
+        missing = set(range(low, high + 1)) - present
+        if missing and len(missing) <= len(present) and not _periodic(missing) and not _replaced(missing, template, templates):
+            yield Hole(stack, template, tuple(sorted(missing)), len(present))
+
+
+def _starts_late(whole: set[int], templates: Mapping[str, set[int]]) -> bool:
+    """Layer 0 alone is missing everywhere although attention is adapted: PEFT drops it when another adapter is called `0`."""
+    return min(whole) == 1 and len(whole) > 1 and any(_ATTENTION.search(t) for t in templates)
+
+
+def _periodic(missing: set[int]) -> bool:
+    """Whether the gaps come at a steady distance: then the architecture alternates."""
+    ordered = sorted(missing)
+    steps = {b - a for a, b in itertools.pairwise(ordered)}
+    return len(ordered) >= 3 and len(steps) == 1 and steps != {1}
+
+
+def _replaced(missing: set[int], template: str, templates: Mapping[str, set[int]]) -> bool:
+    """Whether another module lives in exactly such layers: it stands where this one is missing."""
+    return any(other != template and found and found <= missing for other, found in templates.items())

@@ -1,0 +1,150 @@
+"""From what the user typed to the adapters that are meant."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loradoctor.checkpoint import adapter_config, weights
+
+_DEPTH = 5
+"""How far below an argument adapters are looked for: output/run/checkpoint-N/name is four."""
+_MARKERS = (adapter_config.NAME, *weights.NAMES)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__", ".cache"})
+
+
+class TargetError(ValueError):
+    """The argument names nothing that can be checked; the text is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One adapter: ``path`` as printed, and the weights file when the user named one."""
+
+    path: str
+    directory: Path
+    weights: Path | None = None
+
+
+def places(targets: Iterable[str], *, online: bool = False) -> tuple[Place, ...]:
+    """The adapters that ``targets`` mean, each directory once, in the order of the arguments. Raises :class:`TargetError`."""
+    found: dict[tuple[str, str], Place] = {}
+    for target in targets:
+        for place in _resolve(target, online=online):
+            named = place.weights.name if place.weights is not None and place.weights.name not in weights.NAMES else ""
+            found.setdefault((os.path.realpath(place.directory), named), place)
+    return tuple(found.values())
+
+
+def _resolve(target: str, *, online: bool) -> list[Place]:
+    path = Path(target)
+    try:
+        if path.is_dir():
+            below = _search(target, path, _DEPTH)
+            if below:
+                return below
+            raise TargetError(_nothing_in(target, path))
+        if path.exists():
+            return [_file(target, path)]
+    except OSError as error:
+        raise TargetError(f"`{target}` cannot be read: {(error.strerror or str(error)).lower()}") from error
+    if _HUB_ID.fullmatch(target):
+        cached = _snapshot(target, online=online)
+        if cached is not None:
+            return _search(str(cached), cached, 1) or [Place(str(cached), cached)]
+        raise TargetError(f"`{target}` is neither a path nor in the local Hugging Face cache; `--online` permits fetching it")
+    raise TargetError(f"`{target}` does not exist")
+
+
+def _file(target: str, path: Path) -> Place:
+    directory = path.parent
+    shown = os.path.dirname(target) or "."  # noqa: PTH120 -- pathlib would drop the leading ./ that the user typed
+    if path.name in _MARKERS:
+        # A config and its weights are one adapter: pre-commit passes them as two arguments.
+        return Place(shown, directory)
+    if path.suffix in (".safetensors", ".bin"):
+        return Place(shown, directory, path)
+    raise TargetError(
+        f"`{target}` is not an adapter: name a directory, `adapter_config.json`, or a `.safetensors` or `.bin` file"
+    )
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether PEFT would look for an adapter here, or another tool has left one."""
+    if any((directory / name).is_file() for name in _MARKERS):
+        return True
+    return any(_is_shard(p.name) for p in directory.iterdir())
+
+
+def _is_shard(name: str) -> bool:
+    return name.startswith("adapter_model-") and name.endswith((".safetensors", ".bin"))
+
+
+def _search(shown: str, directory: Path, depth: int) -> list[Place]:
+    """The adapter here and its named siblings below, or the adapters further down."""
+    here = is_adapter(directory)
+    found = [Place(shown, directory)] if here else []
+    if depth == 0:
+        return found
+    try:
+        children = sorted(p for p in directory.iterdir() if p.is_dir() and p.name not in _SKIPPED)
+    except OSError:
+        return found
+    for child in children:
+        # Beside an adapter, `checkpoint-500/` is another state of the same training: not what the user pointed at.
+        if here and (child.name.startswith("checkpoint-") or not (child / adapter_config.NAME).is_file()):
+            continue
+        found += _search(f"{shown.rstrip('/')}/{child.name}", child, 0 if here else depth - 1)
+    return found
+
+
+def _nothing_in(target: str, directory: Path) -> str:
+    names = {p.name for p in directory.iterdir()}
+    if "config.json" in names:
+        return f"`{target}` is a full model, not an adapter: there is no `adapter_config.json` in it"
+    if any(n.endswith(".safetensors") for n in names):
+        return f"`{target}` has no `adapter_config.json`: name the `.safetensors` file itself to check it alone"
+    return f"there is no adapter in `{target}` or below"
+
+
+def _snapshot(repo: str, *, online: bool) -> Path | None:
+    """The snapshot of a hub repository: fetched when allowed, else from the cache."""
+    if online:
+        try:
+            import huggingface_hub
+
+            patterns = ["adapter_*", "*.json"]
+            return Path(huggingface_hub.snapshot_download(repo, allow_patterns=patterns))
+        except ImportError as error:
+            raise TargetError("`--online` needs huggingface_hub: pip install 'loradoctor[hub]'") from error
+        except Exception as error:
+            raise TargetError(
+                f"`{repo}` cannot be fetched: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            ) from error
+    return cached_snapshot(repo)
+
+
+def hub_cache() -> Path:
+    """The hub's cache directory, by the environment variables that huggingface_hub reads."""
+    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(cache)
+    home = os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    return Path(home).expanduser() / "hub"
+
+
+def cached_snapshot(repo: str, revision: str = "main") -> Path | None:
+    """Where a repository's newest local snapshot lies (`models--ORG--NAME/snapshots/HASH`), None when there is none."""
+    root = hub_cache() / f"models--{repo.replace('/', '--')}"
+    reference = root / "refs" / revision
+    if reference.is_file():
+        snapshot = root / "snapshots" / reference.read_text(encoding="utf-8").strip()
+        if snapshot.is_dir():
+            return snapshot
+    if (root / "snapshots" / revision).is_dir():
+        return root / "snapshots" / revision
+    snapshots = sorted((root / "snapshots").glob("*"), key=lambda p: p.stat().st_mtime) if (root / "snapshots").is_dir() else []
+    return snapshots[-1] if snapshots else None

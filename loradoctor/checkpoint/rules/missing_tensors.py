@@ -1,0 +1,93 @@
+"""LD606: tensors that the adapter needs are not in the file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from loradoctor.checkpoint.adapter_config import AdapterConfig
+from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.grid import Hole, holes
+from loradoctor.checkpoint.methods import UNKNOWN
+from loradoctor.checkpoint.methods.lora import halves
+from loradoctor.checkpoint.wording import counted, evidence, listed, verb
+from loradoctor.diagnostic import Finding, Severity
+from loradoctor.rule import rule
+
+
+@rule("LD606", Severity.ERROR, "K7", "K9", "K12")
+def missing_tensors(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Tensors that the adapter needs are not in the file.
+
+    PEFT loads what is there and leaves the rest at its initial value: `from_pretrained` warns about it since 0.14,
+    `load_adapter` never does, and with `low_cpu_mem_usage` the missing ones hold whatever the memory held before. A file cut
+    into shards and joined incompletely, a layer range shifted by one, and a second adapter whose name is a path component (an
+    adapter called `0` makes PEFT drop layer 0 of all others when it saves) are known reasons.
+
+    Save the adapter again; what is missing cannot be recovered from the file.
+    """
+    config = checkpoint.config
+    if config is None or not checkpoint.tensors or checkpoint.foreign is not None or checkpoint.method is UNKNOWN:
+        return
+    if not any(k.role and checkpoint.method.owns(k.role) for k in checkpoint.keys):
+        yield from _nothing_of_the_method(checkpoint, config)
+    elif checkpoint.comparable is not None:
+        if checkpoint.method.peft_type == "ADALORA":
+            yield from _without_e(checkpoint)
+        if checkpoint.evidence is None or checkpoint.evidence.loads is None:
+            yield from _grid(checkpoint, config)
+
+
+def _nothing_of_the_method(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:
+    if checkpoint.tensor_method is not checkpoint.method or not (config.get("target_modules") or checkpoint.method.prompt):
+        return  # LD521 says whose tensors they are; without targets the adapter consists of whole modules
+    wanted = "`prompt_embeddings`" if checkpoint.method.prompt else listed(f"{p}…" for p in checkpoint.method.prefixes)
+    names = list(checkpoint.tensors)
+    yield checkpoint.finding(
+        f"there is no tensor of {checkpoint.method.peft_type} ({wanted}) among the {counted(len(names), 'tensor')}: "
+        f"{listed(names)}",
+        key=names[0],
+        help="PEFT loads nothing of the adapter or stops with a KeyError: save it again with `save_pretrained`",
+        data=evidence("method-absent", names),
+    )
+
+
+def _without_e(checkpoint: Checkpoint) -> Iterator[Finding]:
+    modules = [m for m, roles in checkpoint.by_module.items() if halves(roles) is not None and "lora_E" not in roles]
+    if modules:
+        yield checkpoint.finding(
+            f"{counted(len(modules), 'module')} {verb(len(modules), 'lacks', 'lack')} `lora_E`, AdaLoRA's singular values: "
+            f"{listed(modules)}",
+            key=next(iter(checkpoint.by_module[modules[0]].values())).name,
+            help="it stays at its initial zero, so these modules do nothing: save the adapter again",
+            data=evidence("lora-E", modules),
+        )
+
+
+def _grid(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:
+    if config.get("layers_to_transform") not in (None, []) or config.get("layer_replication") or config.get("exclude_modules"):
+        return
+    if not isinstance(config.get("target_modules"), list):
+        return  # a pattern may well mean what the grid takes for a hole
+    modules = [m for m, roles in checkpoint.by_module.items() if halves(roles) is not None]
+    groups: dict[tuple[str, tuple[int, ...]], list[Hole]] = defaultdict(list)
+    for hole in holes(modules):
+        if not set(hole.modules) & set(config.get("target_modules")):
+            groups[hole.stack, hole.missing].append(hole)
+    for (stack, missing), found in groups.items():
+        names = [m for hole in found for m in hole.modules]
+        layers = (
+            f"layer {missing[0]}"
+            if len(missing) == 1
+            else f"layers {', '.join(map(str, missing[:6]))}{' …' if len(missing) > 6 else ''}"
+        )
+        what = listed(dict.fromkeys(h.template.rpartition(".")[2] for h in found))
+        collision = " A second adapter called `0` makes PEFT drop it when saving" if missing == (0,) else ""
+        yield checkpoint.finding(
+            f"{what} {verb(len(found), 'is', 'are')} missing in {layers} of `{stack.rstrip('.')}` and there in "
+            f"{found[0].present} others",
+            key=names[0],
+            help=f"PEFT leaves {verb(len(names), 'it', 'them')} without effect and `load_adapter` says nothing: save the "
+            f"adapter again.{collision}",
+            data=evidence("hole", names, layers=list(missing)),
+        )

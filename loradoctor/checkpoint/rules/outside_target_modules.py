@@ -1,0 +1,56 @@
+"""LD605: tensors for modules that the config does not target."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.methods.lora import halves
+from loradoctor.checkpoint.target_modules import decide
+from loradoctor.checkpoint.wording import counted, evidence, listed
+from loradoctor.diagnostic import Finding, Severity
+from loradoctor.rule import rule
+
+_WHY = {
+    "target_modules": "`target_modules` does not name",
+    "exclude_modules": "`exclude_modules` excludes",
+    "layers_to_transform": "`layers_to_transform` leaves out",
+    "modules_to_save": "`modules_to_save` saves whole, so that they get no adapter,",
+    "target_parameters": "`target_parameters` does not name",
+}
+
+
+@rule("LD605", Severity.ERROR, "K6")
+def outside_target_modules(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """The file has tensors for modules that the config does not target.
+
+    PEFT builds its layers from the config and drops every tensor that fits none, without a word. The adapter then acts through a
+    part of its weights only. It happens when `target_modules` was edited after training, when the config of another run was
+    copied, and when one model was wrapped twice with different configs.
+
+    Set `target_modules` to the modules that were trained; the finding names them.
+    """
+    config = checkpoint.comparable
+    if config is None or not isinstance(config.get("target_modules"), (str, list, type(None))):
+        return
+    outside: dict[str, list[str]] = {}
+    for module, roles in checkpoint.by_module.items():
+        if halves(roles) is None:
+            continue
+        try:
+            verdict = decide(config, module)
+        except re.error:
+            return  # LD522 says which pattern is broken
+        if verdict.targeted is False:
+            outside.setdefault(verdict.because, []).append(module)
+    for because, modules in outside.items():
+        count = sum(len(checkpoint.by_module[m]) for m in modules)
+        first = next(iter(checkpoint.by_module[modules[0]].values())).name
+        short = sorted({m.rpartition(".")[2] for m in modules})
+        yield checkpoint.finding(
+            f"{counted(count, 'tensor')} belong to {counted(len(modules), 'module')} that {_WHY[because]}: {listed(modules)}",
+            key=first,
+            help=f"PEFT drops them silently: correct `{because}` so that it fits what was trained ({listed(short, 6)})",
+            data=evidence(because, modules, tensors=count, last_components=short),
+        )

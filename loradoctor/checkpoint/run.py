@@ -1,0 +1,119 @@
+"""`check`: from targets to a report. The light tier always runs, the torch side when there is something for it to do."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from loradoctor import engine
+from loradoctor.checkpoint import checks
+from loradoctor.checkpoint.card import facts
+from loradoctor.checkpoint.checkpoint import Checkpoint, read
+from loradoctor.checkpoint.evidence import Evidence
+from loradoctor.checkpoint.layout import Place, TargetError, places
+from loradoctor.config import Settings
+from loradoctor.diagnostic import Check, Diagnostic, Finding, Location, Report, Subject
+from loradoctor.registry import family
+from loradoctor.rule import Rule
+from loradoctor.self_report import check_did_not_complete, unreadable_file
+
+__all__ = ["CheckOptions", "TargetError", "check", "check_many"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """How deep to look. ``base`` is ``auto``, ``none``, a directory or a hub id; ``timeout`` is in seconds per adapter."""
+
+    base: str = "auto"
+    python: str | None = None
+    online: bool = False
+    forward: bool = False
+    merge: bool = True
+    timeout: float = 600
+    settings: Settings = field(default_factory=Settings)
+
+
+def check(target: str, options: CheckOptions | None = None) -> Report:
+    """Check everything ``target`` means. Raises :class:`TargetError` when it means nothing."""
+    return check_many([target], options)
+
+
+def check_many(targets: Sequence[str], options: CheckOptions | None = None) -> Report:
+    """Check several targets; a directory that is meant twice is checked once. Raises :class:`TargetError`."""
+    options = options or CheckOptions()
+    found = places(targets, online=options.online)
+    return Report.join(_check(place, options) for place in found)
+
+
+def _check(place: Place, options: CheckOptions) -> Report:
+    try:
+        checkpoint = read(place.path, place.directory, place.weights)
+    except OSError as error:
+        finding = Finding(f"the directory cannot be read: {(error.strerror or str(error)).lower()}", Location(place.path))
+        return Report(diagnostics=(engine.stamp(unreadable_file, finding, place.path),))
+    checkpoint, own = _examine(checkpoint, options)
+    unreadable = [
+        engine.stamp(unreadable_file, Finding(f.message, Location(checkpoint.shown(f.file))), place.path)
+        for f in checkpoint.faults_of("unreadable-file")
+    ]
+    rules = _enabled([*family("checkpoint"), *family("merge")], options.settings)
+    raised = [*unreadable, *own, *engine.run(rules, checkpoint, place.path)]
+    done = checks.of(checkpoint, raised, ran=frozenset(r.code for r in rules), asked=options.base != "none")
+    return _without_ignored(
+        Report(subjects=(Subject(place.path, "adapter", _facts(checkpoint)),), checks=done).with_diagnostics(raised),
+        options.settings.per_path_ignores,
+    )
+
+
+def _enabled(rules: Iterable[Rule[Checkpoint]], settings: Settings) -> list[Rule[Checkpoint]]:
+    return [r for r in rules if settings.enabled(r.code)]
+
+
+def _facts(checkpoint: Checkpoint) -> Mapping[str, object]:
+    extra = checkpoint.evidence.facts if checkpoint.evidence is not None else {}
+    return {**facts(checkpoint), **extra}
+
+
+def _examine(checkpoint: Checkpoint, options: CheckOptions) -> tuple[Checkpoint, list[Diagnostic]]:
+    """The checkpoint with what the torch side found out; its failure is a finding, never a crash."""
+    if options.base == "none":
+        return checkpoint, []
+    try:
+        from loradoctor.checkpoint.base import examine
+
+        evidence = examine(checkpoint, options)
+    except TargetError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- the light tier's findings must survive whatever happens over there
+        reason = f"the torch side failed with {type(error).__name__}: "
+        f"{str(error).splitlines()[0] if str(error) else 'no reason given'}"
+        finding = Finding(
+            reason, Location(checkpoint.path), help="the files themselves were checked; the fit to the base model was not"
+        )
+        skipped = tuple(Check(checkpoint.path, name, "not-run", reason) for name in ("loads", "merge-equivalence"))
+        failed = engine.stamp(check_did_not_complete, finding, checkpoint.path)
+        return checkpoint.with_evidence(Evidence(checks=skipped)), [failed]
+    return checkpoint.with_evidence(evidence), []
+
+
+def _without_ignored(report: Report, ignores: Mapping[str, frozenset[str]]) -> Report:
+    if not ignores:
+        return report
+    kept = [d for d in report.diagnostics if not _ignored(d, ignores)]
+    silenced = len(report.diagnostics) - len(kept)
+    return replace(report, diagnostics=tuple(kept), suppressed=report.suppressed + silenced)
+
+
+def _ignored(diagnostic: Diagnostic, ignores: Mapping[str, frozenset[str]]) -> bool:
+    paths = (diagnostic.location.path, diagnostic.subject)
+    return any(diagnostic.code in codes and any(_fits(path, glob) for path in paths) for glob, codes in ignores.items())
+
+
+def _fits(path: str, glob: str) -> bool:
+    path = path.removeprefix("./").rstrip("/")
+    return (
+        fnmatch.fnmatch(path, glob.rstrip("/"))
+        or fnmatch.fnmatch(path, f"*/{glob.rstrip('/')}")
+        or fnmatch.fnmatch(path, f"{glob.rstrip('/')}/*")
+    )

@@ -1,0 +1,344 @@
+"""Expressions: their abstract values, on every path their evaluation can take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from loradoctor.lint import ir
+from loradoctor.lint.flow import calls, guards
+from loradoctor.lint.flow.state import State
+from loradoctor.lint.flow.values import (
+    NONE,
+    Derived,
+    Function,
+    Items,
+    Known,
+    Method,
+    Ref,
+    Super,
+    Table,
+    Template,
+    Unknown,
+    UserClass,
+    Value,
+)
+from loradoctor.lint.libraries import canonical
+from loradoctor.lint.libraries.effects import attribute_of
+
+if TYPE_CHECKING:
+    from loradoctor.lint.flow.machine import Machine
+
+Outcomes = list[tuple[Value, State]]
+
+NEVER = Unknown("never")
+"""The value of a call that does not return."""
+
+
+def evaluate(machine: Machine, node: ir.Expr, state: State, scope: int) -> Outcomes:
+    """Every value ``node`` can have, each with the path on which it has it. ``state`` belongs to the callee."""
+    return _HANDLERS[type(node)](machine, node, state, scope)
+
+
+def single(machine: Machine, node: ir.Expr, state: State, scope: int) -> tuple[Value, State]:
+    """The value of an expression that is not expected to fork (a target, a default); the first one if it does."""
+    outcomes = evaluate(machine, node, state, scope)
+    return outcomes[0] if outcomes else (NEVER, state)
+
+
+def many(machine: Machine, nodes: Iterable[ir.Expr], state: State, scope: int) -> list[tuple[tuple[Value, ...], State]]:
+    """The values of several expressions evaluated in order."""
+    results: list[tuple[tuple[Value, ...], State]] = [((), state)]
+    for node in nodes:
+        results = [((*done, v), after) for done, each in results for v, after in evaluate(machine, node, each, scope)]
+    return results
+
+
+def element_of(machine: Machine, iterable: Value, turn: int, uid: int, state: State) -> Value:
+    """What a loop over ``iterable`` binds in its ``turn``-th turn."""
+    match iterable:
+        case Items(items=items) if items:
+            return items[turn % len(items)]
+        case Derived(kind="parameters", source=source):
+            return Derived("parameter", source, str(machine.guard_depth))
+        case Derived(kind="named_parameters", source=source):
+            name = machine.fresh(uid, state, f"name{turn}")
+            return Items("tuple", (name, Derived("parameter", source, str(machine.guard_depth))))
+        case Derived(kind="enumerate", source=source):
+            return Items("tuple", (machine.fresh(uid, state, f"turn{turn}"), element_of(machine, source, turn, uid, state)))
+        case _:
+            return machine.fresh(uid, state, f"item{turn}")
+
+
+def item_of(machine: Machine, value: Value, index: int, uid: int, state: State) -> Value:
+    """``value[index]``."""
+    match value:
+        case Items(items=items) if index < len(items):
+            return items[index]
+        case Unknown(key=key):
+            return Unknown(f"{key}[{index}]")
+        case _:
+            return machine.fresh(uid, state)
+
+
+def _name(machine: Machine, node: ir.Name, state: State, scope: int) -> Outcomes:
+    return [(machine.lookup(node.id, scope, state), state)]
+
+
+def _const(_: Machine, node: ir.Const, state: State, __: int) -> Outcomes:
+    return [(Known(node.value), state)]
+
+
+def _attr(machine: Machine, node: ir.Attr, state: State, scope: int) -> Outcomes:
+    outcomes: Outcomes = []
+    for receiver, after in evaluate(machine, node.value, state, scope):
+        outcomes += attribute(machine, receiver, node.name, after)
+    return outcomes
+
+
+def attribute(machine: Machine, receiver: Value, name: str, state: State) -> Outcomes:
+    """``receiver.name``; a property of this file's classes is entered."""
+    oid = state.oid(receiver)
+    if oid is not None:
+        stored = state.attrs.get((oid, name))
+        if stored is not None:
+            return [(stored, state)]
+        own = _from_class(machine, oid, receiver, name, state)
+        if own is not None:
+            return own
+        return [(attribute_of(machine, receiver, name, state), state)]
+    match receiver:
+        case Ref(name=dotted):
+            return [(Ref(canonical(f"{dotted}.{name}")), state)]
+        case UserClass():
+            found = calls.find_in_class(machine, receiver, name, state)
+            return [(found or Unknown(f"{receiver.node.name}.{name}"), state)]
+        case Super(receiver=inner, owner=owner):
+            return [(_from_super(machine, inner, owner, name, state), state)]
+        case Unknown(key=key):
+            return [(state.attrs.get((key, name)) or Unknown(f"{key}.{name}"), state)]
+        case _:
+            return [(attribute_of(machine, receiver, name, state), state)]
+
+
+def _from_class(machine: Machine, oid: object, receiver: Value, name: str, state: State) -> Outcomes | None:
+    cls = state.attrs.get((oid, "__class__"))  # type: ignore[call-overload]
+    if not isinstance(cls, UserClass):
+        return None
+    found = calls.find_in_class(machine, cls, name, state)
+    if not isinstance(found, Function):
+        return None if found is None else [(found, state)]
+    if isinstance(found.node, ir.Function):
+        kinds = {d.id if isinstance(d, ir.Name) else getattr(d, "name", "") for d in found.node.decorators}
+        if kinds & {"property", "cached_property"}:
+            return calls.enter(machine, found, receiver, {}, state)
+        if "staticmethod" in kinds:
+            return [(found, state)]
+    return [(Method(receiver, name, found), state)]
+
+
+def _from_super(machine: Machine, inner: Value, owner: UserClass, name: str, state: State) -> Value:
+    for base in owner.bases:
+        if isinstance(base, UserClass):
+            found = calls.find_in_class(machine, base, name, state)
+            if isinstance(found, Function):
+                return Method(inner, name, found)
+        elif isinstance(base, Ref):
+            return Derived("super", inner, f"{base.name}.{name}")
+    return Unknown(f"super.{name}")
+
+
+def _call(machine: Machine, node: ir.Call, state: State, scope: int) -> Outcomes:
+    return calls.call(machine, node, state, scope)
+
+
+def _text(machine: Machine, node: ir.Text, state: State, scope: int) -> Outcomes:
+    expressions = [p for p in node.parts if isinstance(p, ir.Expr)]
+    outcomes: Outcomes = []
+    for values, after in many(machine, expressions, state, scope):
+        found = iter(values)
+        parts = tuple(Known(p) if isinstance(p, str) else next(found) for p in node.parts)
+        outcomes.append((_template(parts), after))
+    return outcomes
+
+
+def _template(parts: tuple[Value, ...]) -> Value:
+    flat = [p for part in parts for p in (part.parts if isinstance(part, Template) else (part,))]
+    if all(isinstance(p, Known) for p in flat):
+        return Known("".join(str(p.value) for p in flat if isinstance(p, Known)))
+    return Template(tuple(flat))
+
+
+def _sequence(machine: Machine, node: ir.Sequence, state: State, scope: int) -> Outcomes:
+    outcomes: Outcomes = []
+    for values, after in many(machine, [i.value if isinstance(i, ir.Star) else i for i in node.items], state, scope):
+        if any(isinstance(i, ir.Star) for i in node.items):
+            outcomes.append((machine.fresh(node.uid, after), after))
+        else:
+            outcomes.append((Items(node.kind, values), after))
+    return outcomes
+
+
+def _mapping(machine: Machine, node: ir.Mapping, state: State, scope: int) -> Outcomes:
+    flat = [e for key, value in node.items for e in ((key, value) if key is not None else (value,))]
+    outcomes: Outcomes = []
+    for values, after in many(machine, flat, state, scope):
+        found = iter(values)
+        items: list[tuple[object, Value]] = []
+        complete = True
+        for key, _ in node.items:
+            name = next(found) if key is not None else None
+            value = next(found)
+            if isinstance(name, Known):
+                items.append((name.value, value))
+            elif name is None and isinstance(value, Table):
+                items += value.items
+                complete &= value.complete
+            else:
+                complete = False
+        outcomes.append((Table(tuple(items), complete), after))
+    return outcomes
+
+
+def _lambda(_: Machine, node: ir.Lambda, state: State, scope: int) -> Outcomes:
+    return [(Function(node, scope), state)]
+
+
+def _test(machine: Machine, node: ir.Not | ir.Compare, state: State, scope: int) -> Outcomes:
+    yes, no = guards.branch(machine, node, state, scope)
+    if yes and no and len(yes) == len(no) == 1 and yes[0].same_world(no[0]):
+        first, shared = yes[0], {k: v for k, v in yes[0].conds.items() if no[0].conds.get(k) is v}
+        label = next((k for k in first.conds if k not in shared), None)
+        polarity = "" if label is None or first.conds[label] else "not "
+        first.conds = shared
+        return [(Unknown(f"{polarity}{label}") if label else machine.fresh(node.uid, first), first)]
+    return [(Known(True), s) for s in yes] + [(Known(False), s) for s in no]  # noqa: FBT003
+
+
+def _boolean(machine: Machine, node: ir.BoolOp, state: State, scope: int) -> Outcomes:
+    outcomes: Outcomes = []
+    for left, after in evaluate(machine, node.left, state, scope):
+        decided = calls.truth(left, after)
+        if decided is None:
+            for _, then in evaluate(machine, node.right, after, scope):
+                outcomes.append((machine.fresh(node.uid, then), then))
+        elif decided is (node.op == "or"):
+            outcomes.append((left, after))
+        else:
+            outcomes += evaluate(machine, node.right, after, scope)
+    return outcomes
+
+
+def _choice(machine: Machine, node: ir.Choice, state: State, scope: int) -> Outcomes:
+    yes, no = guards.branch(machine, node.test, state, scope)
+    outcomes = [o for s in yes for o in evaluate(machine, node.body, s, scope)]
+    return outcomes + [o for s in no for o in evaluate(machine, node.orelse, s, scope)]
+
+
+def _subscript(machine: Machine, node: ir.Subscript, state: State, scope: int) -> Outcomes:
+    outcomes: Outcomes = []
+    parts = [node.value] if node.index is None else [node.value, node.index]
+    for values, after in many(machine, parts, state, scope):
+        outcomes.append((_item(machine, values, node.uid, after), after))
+    return outcomes
+
+
+def _item(machine: Machine, values: tuple[Value, ...], uid: int, state: State) -> Value:
+    match values:
+        case (Items(items=items), Known(value=int(index))) if -len(items) <= index < len(items):
+            return items[index]
+        case (Table() as table, Known(value=key)):
+            return table.get(key) or machine.fresh(uid, state)
+        case (Unknown(key=key), Known(value=index)):
+            return Unknown(f"{key}[{index!r}]")
+        case _:
+            return machine.fresh(uid, state)
+
+
+def _binary(machine: Machine, node: ir.Binary, state: State, scope: int) -> Outcomes:
+    outcomes: Outcomes = []
+    for (left, right), after in many(machine, (node.left, node.right), state, scope):  # type: ignore[misc]
+        text = (Known, Template, Unknown)
+        if node.op == "+" and isinstance(left, text) and isinstance(right, text) and (_texty(left) or _texty(right)):
+            outcomes.append((_template((left, right)), after))
+        elif node.op == "/" and isinstance(left, text) and isinstance(right, text) and _texty(right):
+            outcomes.append((_template((left, Known("/"), right)), after))
+        elif node.op == "+" and isinstance(left, Items) and isinstance(right, Items):
+            outcomes.append((Items(left.kind, left.items + right.items), after))
+        else:
+            outcomes.append((machine.fresh(node.uid, after), after))
+    return outcomes
+
+
+def _texty(value: Value) -> bool:
+    return isinstance(value, Template) or (isinstance(value, Known) and isinstance(value.value, str))
+
+
+def _walrus(machine: Machine, node: ir.Walrus, state: State, scope: int) -> Outcomes:
+    outcomes = evaluate(machine, node.value, state, scope)
+    for value, after in outcomes:
+        if isinstance(node.target, ir.Name):
+            machine.bind(node.target.id, value, scope, after)
+    return outcomes
+
+
+def _comprehension(machine: Machine, node: ir.Comprehension, state: State, scope: int) -> Outcomes:
+    for target, iterable, conditions in node.clauses:
+        source, state = single(machine, iterable, state, scope)
+        element = element_of(machine, source, 0, node.uid, state)
+        if isinstance(target, ir.Name):
+            machine.bind(target.id, element, scope, state)
+        elif isinstance(target, ir.Sequence):
+            for index, part in enumerate(target.items):
+                if isinstance(part, ir.Name):
+                    machine.bind(part.id, item_of(machine, element, index, part.uid, state), scope, state)
+        for condition in conditions:
+            _, state = single(machine, condition, state, scope)
+    values = []
+    for element_node in node.elements:
+        value, state = single(machine, element_node, state, scope)
+        values.append(value)
+    match values[-1]:
+        case Derived(kind="parameter", source=origin):
+            return [(Derived("parameters", origin), state)]
+        case _:
+            return [(machine.fresh(node.uid, state), state)]
+
+
+def _star(machine: Machine, node: ir.Star, state: State, scope: int) -> Outcomes:
+    return evaluate(machine, node.value, state, scope)
+
+
+def _yield(machine: Machine, node: ir.Yield, state: State, scope: int) -> Outcomes:
+    if node.value is None:
+        return [(NONE, state)]
+    return [(machine.fresh(node.uid, s), s) for _, s in evaluate(machine, node.value, state, scope)]
+
+
+def _opaque(machine: Machine, node: ir.Opaque, state: State, scope: int) -> Outcomes:
+    return [(machine.fresh(node.uid, s), s) for _, s in many(machine, node.parts, state, scope)]
+
+
+_HANDLERS: dict[type[ir.Expr], Callable[..., Outcomes]] = {
+    ir.Name: _name,
+    ir.Attr: _attr,
+    ir.Const: _const,
+    ir.Text: _text,
+    ir.Call: _call,
+    ir.Sequence: _sequence,
+    ir.Mapping: _mapping,
+    ir.Lambda: _lambda,
+    ir.Not: _test,
+    ir.Compare: _test,
+    ir.BoolOp: _boolean,
+    ir.Choice: _choice,
+    ir.Subscript: _subscript,
+    ir.Binary: _binary,
+    ir.Walrus: _walrus,
+    ir.Comprehension: _comprehension,
+    ir.Star: _star,
+    ir.Yield: _yield,
+    ir.Opaque: _opaque,
+}
+
+__all__ = ["NEVER", "attribute", "element_of", "evaluate", "item_of", "many", "single"]

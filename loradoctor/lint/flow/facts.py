@@ -1,0 +1,107 @@
+"""What is known about the objects of a program at one moment. Immutable: the heap maps an identity to its facts now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loradoctor.lint import ir
+from loradoctor.lint.flow.values import Oid, Value
+
+Site = ir.Node
+"""Where something happened: the call or statement that did it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Base of all facts; ``made`` is where the object came from, None when that is out of sight."""
+
+    made: Site | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance(Facts):
+    """An object of some class: a library's by name, or one of this file's."""
+
+    cls: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Model(Facts):
+    """An ``nn.Module`` that is not a PEFT wrapper, perhaps with adapter layers inside."""
+
+    cls: str = ""
+    source: Value | None = None
+    quantized: str | None = None
+    prepared: Site | None = None
+    injected: Site | None = None
+    injected_by: str = ""
+    wrapper: Oid | None = None
+    native: Site | None = None
+    merged: Site | None = None
+    touched: Site | None = None
+    frozen: Site | None = None
+    unfrozen: Site | None = None
+
+    @property
+    def carries_adapter(self) -> bool:
+        """Whether adapter layers of `get_peft_model` or `from_pretrained` sit inside it now."""
+        return self.injected is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Peft(Facts):
+    """A PEFT wrapper around ``base``."""
+
+    base: Oid = ""
+    how: str = ""
+    config: Value | None = None
+    trainable: bool | None = None
+    prompt: bool = False
+    gutted: Site | None = None
+    unloaded: bool = False
+    filled: Site | None = None
+    frozen: Site | None = None
+    unfrozen: Site | None = None
+    touched: Site | None = None
+    trained: Site | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config(Facts):
+    """An adapter configuration."""
+
+    cls: str = ""
+    fields: tuple[tuple[str, Value], ...] = ()
+    complete: bool = True
+    loaded_from: Value | None = None
+    changed: bool = False
+
+    def get(self, name: str) -> Value | None:
+        """The value a field was given, if it was."""
+        return dict(self.fields).get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization(Facts):
+    """A quantization configuration; ``bits`` is ``"4-bit"``, ``"8-bit"``, another method's name, or None when undecided."""
+
+    bits: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer(Facts):
+    """A trainer and the model it was built with."""
+
+    cls: str = ""
+    model: Value | None = None
+    peft_config: Value | None = None
+    trained: Site | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer(Facts):
+    """An optimizer, the model whose parameters it was given, and the adapter that model carried then."""
+
+    cls: str = ""
+    model: Oid | None = None
+    injected_then: Site | None = None

@@ -1,0 +1,129 @@
+"""Tests: which way a path goes, and what it remembers of having gone there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loradoctor.lint import ir
+from loradoctor.lint.flow import evaluate
+from loradoctor.lint.flow.values import Function, Items, Known, Obj, Ref, Table, Unknown, UserClass, Value
+
+if TYPE_CHECKING:
+    from loradoctor.lint.flow.machine import Machine
+    from loradoctor.lint.flow.state import State
+
+Ways = tuple[list["State"], list["State"]]
+
+
+def branch(machine: Machine, test: ir.Expr, state: State, scope: int) -> Ways:
+    """The paths on which ``test`` holds and those on which it does not."""
+    match test:
+        case ir.Not(value=value):
+            yes, no = branch(machine, value, state, scope)
+            return no, yes
+        case ir.BoolOp(op=op, left=left, right=right):
+            return _both(machine, op, left, right, state, scope)
+        case ir.Compare(op="is" | "==" | "is not" | "!=" as op, left=left, right=right):
+            yes, no = _compare(machine, left, right, state, scope)
+            return (no, yes) if op in ("is not", "!=") else (yes, no)
+        case ir.Name(id=name):
+            setting = state.vars.get((0, name))
+            if isinstance(setting, Known) and isinstance(setting.value, bool) and machine.assigned[name] == 1 and scope >= 0:
+                return _setting(name, setting.value, machine.lookup(name, scope, state), state)
+    yes, no = [], []
+    for value, after in evaluate.evaluate(machine, test, state, scope):
+        taken, skipped = _truth(value, after)
+        yes += taken
+        no += skipped
+    return yes, no
+
+
+def _both(machine: Machine, op: str, left: ir.Expr, right: ir.Expr, state: State, scope: int) -> Ways:
+    yes, no = branch(machine, left, state, scope)
+    decided, open_ = (no, yes) if op == "and" else (yes, no)
+    taken: list[State] = []
+    skipped: list[State] = []
+    for each in open_:
+        t, s = branch(machine, right, each, scope)
+        taken += t
+        skipped += s
+    if op == "and":
+        return taken, machine.join(decided + skipped)
+    return machine.join(decided + taken), skipped
+
+
+def _setting(name: str, value: bool, seen: Value, state: State) -> Ways:  # noqa: FBT001
+    """A module-level switch assigned once: the user flips it, so both ways are real, and each remembers its setting."""
+    if seen != Known(value):
+        return _truth(seen, state)
+    condition = f"setting:{name}"
+    if condition in state.conds:
+        return ([state], []) if state.conds[condition] else ([], [state])
+    other = state.fork()
+    other.vars[0, name] = Known(not value)
+    state.conds[condition], other.conds[condition] = value, not value
+    return ([state], [other]) if value else ([other], [state])
+
+
+def _compare(machine: Machine, left: ir.Expr, right: ir.Expr, state: State, scope: int) -> Ways:
+    if isinstance(left, ir.Name) and left.id == "__name__":
+        return [state], []
+    yes: list[State] = []
+    no: list[State] = []
+    for one, middle in evaluate.evaluate(machine, left, state, scope):
+        for two, after in evaluate.evaluate(machine, right, middle, scope):
+            taken, skipped = _equal(one, two, after)
+            yes += taken
+            no += skipped
+    return yes, no
+
+
+def _equal(one: Value, two: Value, state: State) -> Ways:
+    if isinstance(one, Known) and isinstance(two, Known):
+        return ([state], []) if one == two else ([], [state])
+    if isinstance(one, Known):
+        one, two = two, one
+    if isinstance(two, Known) and two.value is None:
+        if not isinstance(one, Unknown) or one.key in state.heap:
+            return ([], [state]) if _is_object(one, state) else _fork(None, state)
+        if state.conds.get(one.key):
+            return [], [state]
+        return _fork(f"{one.key} is None", state)
+    if isinstance(one, Unknown) and isinstance(two, (Known, Unknown, Ref)):
+        label = repr(two.value) if isinstance(two, Known) else str(two)
+        if state.conds.get(f"{one.key}=={label}") is None and any(
+            holds and c.startswith(f"{one.key}==") for c, holds in state.conds.items()
+        ):
+            return [], [state]  # it already equals something else
+        return _fork(f"{one.key}=={label}", state)
+    return ([state], []) if one == two else _fork(None, state)
+
+
+def _is_object(value: Value, state: State) -> bool:
+    return isinstance(value, (Items, Table, Function, UserClass, Ref)) or state.oid(value) is not None
+
+
+def _truth(value: Value, state: State) -> Ways:
+    match value:
+        case Known(value=known):
+            return ([state], []) if known else ([], [state])
+        case Items(items=items):
+            return ([state], []) if items else ([], [state])
+        case Obj() | Ref() | Function() | UserClass():
+            return [state], []
+        case Unknown(key=key):
+            if state.conds.get(f"{key} is None"):
+                return [], [state]
+            return _fork(key, state)
+        case _:
+            return _fork(None, state)
+
+
+def _fork(condition: str | None, state: State) -> Ways:
+    """Go both ways, unless the path has been here before."""
+    if condition is not None and condition in state.conds:
+        return ([state], []) if state.conds[condition] else ([], [state])
+    other = state.fork()
+    if condition is not None:
+        state.conds[condition], other.conds[condition] = True, False
+    return [state], [other]

@@ -1,0 +1,478 @@
+"""Statements: runs blocks over sets of paths, forking at branches and joining paths that led to the same world."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from loradoctor.lint import ir
+from loradoctor.lint.flow import calls, evaluate
+from loradoctor.lint.flow.guards import branch
+from loradoctor.lint.flow.state import State, merge_equal
+from loradoctor.lint.flow.trace import Store, Trace
+from loradoctor.lint.flow.values import NONE, Derived, Function, Items, Known, Method, Obj, Ref, Table, Unknown, UserClass, Value
+from loradoctor.lint.libraries import canonical
+from loradoctor.lint.libraries.effects import on_store
+
+PATHS = 12
+"""How many different worlds are followed side by side. Real training scripts stay below 8 after joining (labelled corpus)."""
+STEPS = 60_000
+"""Statements run before the analysis of a file is cut short; the longest script of the labelled corpus takes 9,000."""
+
+
+class Exhausted(Exception):
+    """The step budget is spent."""
+
+
+@dataclass(slots=True)
+class Flow:
+    """Where the paths through a block went."""
+
+    normal: list[State]
+    returned: list[tuple[Value, State]] = field(default_factory=list)
+    broke: list[State] = field(default_factory=list)
+    continued: list[State] = field(default_factory=list)
+
+    def absorb(self, other: Flow) -> None:
+        """Take over everything but the normal ends of another flow."""
+        self.returned += other.returned
+        self.broke += other.broke
+        self.continued += other.continued
+
+
+@dataclass(slots=True)
+class Scope:
+    """A namespace: the one around it, and the names that belong to other scopes."""
+
+    parent: int | None
+    is_class: bool = False
+    aliases: dict[str, int] = field(default_factory=dict)
+    self_value: Value | None = None
+    owner: UserClass | None = None
+
+
+class Machine:
+    """Runs one lowered program. ``trace`` holds what the rules will see."""
+
+    def __init__(self, program: ir.Program, vocabulary: frozenset[str]) -> None:
+        self.program = program
+        self.trace = Trace()
+        self.scopes: dict[int, Scope] = {0: Scope(None)}
+        self.stars: list[str] = []
+        self.imports: set[str] = set()
+        self.steps = 0
+        self.stack: list[ir.Node] = []
+        self.loop_depth = 0
+        self.guard_depth = 0
+        self.entered: set[int] = set()
+        self.functions: list[tuple[Function, UserClass | None]] = []
+        self.classes: list[UserClass] = []
+        self.assigned = _count_assignments(program)
+        self.interesting = _interesting_words(program, vocabulary)
+
+    # -- the whole program
+
+    def run(self) -> Trace:
+        """Run the module, then every function and method that nothing in it called."""
+        try:
+            flow = self.block(self.program.body, [State()])
+            worlds = flow.normal or [State()]
+            self.run_uncalled(worlds[0])
+        except Exhausted:
+            self.trace.complete = False
+        return self.trace
+
+    def run_uncalled(self, world: State) -> None:
+        called = {w for f, _ in self.functions if isinstance(f.node, ir.Function) for w in f.node.words}
+        pending = sorted(self.functions, key=lambda item: isinstance(item[0].node, ir.Function) and item[0].node.name in called)
+        for function, owner in pending:
+            if id(function.node) in self.entered or not self.worth_entering(function):
+                continue
+            if owner is None:
+                calls.enter(self, function, None, self.unknown_arguments(function), world.fork())
+                continue
+            for receiver, state in self.instance(owner, world.fork())[:2]:
+                calls.enter(self, function, receiver, self.unknown_arguments(function, skip=1), state)
+
+    def instance(self, owner: UserClass, state: State) -> list[tuple[Value, State]]:
+        """An object of a class of this file, built by its ``__init__`` with unknown arguments."""
+        initialise = calls.find_method(self, owner, "__init__", state)
+        return calls.construct(self, owner, None, state, self.unknown_arguments(initialise, skip=1) if initialise else None)
+
+    def unknown_arguments(self, function: Function, skip: int = 0) -> dict[str, Value]:
+        name = function.node.name if isinstance(function.node, ir.Function) else "lambda"
+        arguments: dict[str, Value] = {}
+        for param in function.node.params[skip:]:
+            arguments[param.name] = Table((), complete=False) if param.star == "**" else Unknown(f"{name}({param.name})")
+        return arguments
+
+    def worth_entering(self, function: Function) -> bool:
+        """Whether a function can do anything a rule looks at."""
+        return not isinstance(function.node, ir.Function) or not self.interesting.isdisjoint(function.node.words)
+
+    # -- names
+
+    def lookup(self, name: str, scope: int, state: State) -> Value:
+        """The value of a variable, looked up as Python does."""
+        here: int | None = self.scopes[scope].aliases.get(name, scope)
+        first = True
+        while here is not None:
+            found = state.vars.get((here, name))
+            if found is not None and (first or not self.scopes[here].is_class):
+                return found
+            here, first = self.scopes[here].parent, False
+        if name in BUILTINS:
+            return Ref(f"builtins.{name}")
+        for module in self.stars:
+            return Ref(canonical(f"{module}.{name}"))
+        return Unknown(f"name:{name}")
+
+    def bind(self, name: str, value: Value, scope: int, state: State) -> None:
+        """Assign a variable."""
+        state.vars[self.scopes[scope].aliases.get(name, scope), name] = value
+
+    def new_scope(self, parent: int, **options: object) -> int:
+        """A namespace inside another."""
+        number = len(self.scopes)
+        while self.scopes[parent].is_class:
+            parent = self.scopes[parent].parent or 0
+        self.scopes[number] = Scope(parent, **options)  # type: ignore[arg-type]
+        return number
+
+    def fresh(self, uid: int, state: State, hint: str = "value") -> Unknown:
+        """An unknown that no other value equals: the ``k``-th made by this node on this path."""
+        key, count = f"{hint}@{uid}", 0
+        while (key if not count else f"{key}#{count}") in state.heap:
+            count += 1
+        name = f"{key}#{count}" if count else key
+        for condition in [c for c in state.conds if c.startswith(name)]:
+            del state.conds[condition]
+        return Unknown(name)
+
+    # -- blocks
+
+    def block(self, body: Sequence[ir.Stmt], states: list[State], scope: int = 0) -> Flow:
+        """Run statements in order over every path."""
+        flow = Flow(states)
+        for statement in body:
+            if not flow.normal:
+                break
+            after: list[State] = []
+            handler = _HANDLERS[type(statement)]
+            for state in flow.normal:
+                self.steps += 1
+                if self.steps > STEPS:
+                    raise Exhausted
+                step = handler(self, statement, state, scope)
+                after += step.normal
+                flow.absorb(step)
+            flow.normal = self.join(after)
+        return flow
+
+    def join(self, states: list[State]) -> list[State]:
+        if len(states) < 2:  # noqa: PLR2004
+            return states
+        joined, cut = merge_equal(states, PATHS)
+        if cut:
+            self.trace.complete = False
+        return joined
+
+    def assign(self, node: ir.Assign, state: State, scope: int) -> Flow:
+        outcomes = evaluate.evaluate(self, node.value, state, scope)
+        for value, after in outcomes:
+            for target in node.targets:
+                self.store(node, target, value, node.value, after, scope)
+        return Flow([after for _, after in outcomes])
+
+    def store(self, node: ir.Stmt, target: ir.Expr, value: Value, expr: ir.Expr, state: State, scope: int) -> None:
+        """Bind a target: a name, an attribute, an item, or several by unpacking."""
+        match target:
+            case ir.Name(id=name):
+                self.bind(name, value, scope, state)
+            case ir.Attr(value=base, name=name):
+                receiver, _ = evaluate.single(self, base, state, scope)
+                self.store_attribute(node, receiver, name, value, expr, state)
+            case ir.Subscript(value=ir.Name(id=name), index=index) if index is not None:
+                table = self.lookup(name, scope, state)
+                key, _ = evaluate.single(self, index, state, scope)
+                if isinstance(table, Table):
+                    known = isinstance(key, Known)
+                    items = (*table.items, (key.value, value)) if isinstance(key, Known) else table.items
+                    self.bind(name, Table(items, table.complete and known), scope, state)
+                elif isinstance(table, Items):
+                    self.bind(name, self.fresh(node.uid, state), scope, state)
+            case ir.Sequence(items=targets):
+                self.unpack(node, targets, value, expr, state, scope)
+            case ir.Star(value=inner):
+                self.store(node, inner, self.fresh(inner.uid, state), expr, state, scope)
+
+    def unpack(
+        self, node: ir.Stmt, targets: tuple[ir.Expr, ...], value: Value, expr: ir.Expr, state: State, scope: int
+    ) -> None:
+        plain = not any(isinstance(t, ir.Star) for t in targets)
+        for index, target in enumerate(targets):
+            part: Value = evaluate.item_of(self, value, index, target.uid, state)
+            if isinstance(value, Items) and (not plain or len(value.items) != len(targets)):
+                part = self.fresh(target.uid, state)
+            self.store(node, target, part, expr, state, scope)
+
+    def store_attribute(self, node: ir.Stmt, receiver: Value, name: str, value: Value, expr: ir.Expr, state: State) -> None:
+        """``receiver.name = value``."""
+        self.trace.stores.append(Store(node, receiver, name, value, expr, dict(state.heap)))
+        on_store(self, node, receiver, name, value, state)
+        if isinstance(receiver, Obj):
+            state.attrs[receiver.oid, name] = value
+        elif isinstance(receiver, Unknown):
+            state.attrs[receiver.key, name] = value
+        elif isinstance(receiver, UserClass):
+            state.vars[receiver.scope, name] = value
+
+    def augment(self, node: ir.Augment, state: State, scope: int) -> Flow:
+        outcomes = evaluate.evaluate(self, node.value, state, scope)
+        for _, after in outcomes:
+            if isinstance(node.target, ir.Name):
+                self.bind(node.target.id, self.fresh(node.uid, after), scope, after)
+        return Flow([after for _, after in outcomes])
+
+    def evaluate_only(self, node: ir.Evaluate, state: State, scope: int) -> Flow:
+        outcomes = evaluate.evaluate(self, node.value, state, scope)
+        return Flow([after for value, after in outcomes if value != evaluate.NEVER])
+
+    def if_(self, node: ir.If, state: State, scope: int) -> Flow:
+        taken, skipped = branch(self, node.test, state, scope)
+        self.guard_depth += 1
+        then = self.block(node.body, taken, scope) if taken else Flow([])
+        other = self.block(node.orelse, skipped, scope) if skipped else Flow([])
+        self.guard_depth -= 1
+        then.absorb(other)
+        then.normal += other.normal
+        return then
+
+    def for_(self, node: ir.For, state: State, scope: int) -> Flow:
+        result = Flow([])
+        for iterable, begin in evaluate.evaluate(self, node.iterable, state, scope):
+            states, exits = [begin], []
+            for turn in range(self.turns(iterable)):
+                for each in states:
+                    element = evaluate.element_of(self, iterable, turn, node.uid, each)
+                    self.store(node, node.target, element, node.iterable, each, scope)
+                self.loop_depth += 1
+                step = self.block(node.body, states, scope)
+                self.loop_depth -= 1
+                exits += step.broke
+                result.returned += step.returned
+                states = self.join(step.normal + step.continued)
+                if not states:
+                    break
+            result.normal += self.join(states + exits)
+        if node.orelse:
+            after = self.block(node.orelse, result.normal, scope)
+            result.normal = after.normal
+            result.absorb(after)
+        return result
+
+    def turns(self, iterable: Value) -> int:
+        """How often a loop body runs: twice shows what one turn leaves for the next; deep nests once, to stay linear."""
+        if isinstance(iterable, Items) and len(iterable.items) <= 1:
+            return len(iterable.items)
+        return 2 if self.loop_depth < 2 else 1  # noqa: PLR2004
+
+    def while_(self, node: ir.While, state: State, scope: int) -> Flow:
+        result = Flow([])
+        states = [state]
+        for _ in range(self.turns(NONE)):
+            taken: list[State] = []
+            for each in states:
+                yes, no = branch(self, node.test, each, scope)
+                taken += yes
+                result.normal += no
+            if not taken:
+                break
+            self.loop_depth += 1
+            step = self.block(node.body, self.join(taken), scope)
+            self.loop_depth -= 1
+            result.normal += step.broke
+            result.returned += step.returned
+            states = self.join(step.normal + step.continued)
+        result.normal = self.join(result.normal + states)
+        return result
+
+    def with_(self, node: ir.With, state: State, scope: int) -> Flow:
+        states = [state]
+        for context, target in node.items:
+            after: list[State] = []
+            for each in states:
+                for value, then in evaluate.evaluate(self, context, each, scope):
+                    if target is not None:
+                        self.store(node, target, value, context, then, scope)
+                    after.append(then)
+            states = after
+        return self.block(node.body, states, scope)
+
+    def try_(self, node: ir.Try, state: State, scope: int) -> Flow:
+        before = state.fork()
+        flow = self.block(node.body, [state], scope)
+        if node.orelse:
+            after = self.block(node.orelse, flow.normal, scope)
+            flow.normal = after.normal
+            flow.absorb(after)
+        self.guard_depth += 1
+        for handler in node.handlers:
+            caught = before.fork()
+            if handler.name:
+                self.bind(handler.name, self.fresh(node.uid, caught, "error"), scope, caught)
+            recovered = self.block(handler.body, [caught], scope)
+            flow.normal += recovered.normal
+            flow.absorb(recovered)
+        self.guard_depth -= 1
+        if node.final:
+            last = self.block(node.final, self.join(flow.normal), scope)
+            flow.normal = last.normal
+            flow.absorb(last)
+        return flow
+
+    def match(self, node: ir.Match, state: State, scope: int) -> Flow:
+        result = Flow([])
+        exhaustive = False
+        for subject, begin in evaluate.evaluate(self, node.subject, state, scope):
+            for number, case in enumerate(node.cases):
+                each = begin.fork()
+                each.conds[f"match@{node.uid}"] = True
+                for name in case.names:
+                    self.bind(name, subject if case.wildcard else self.fresh(node.uid + number, each), scope, each)
+                step = self.block(case.body, branch(self, case.guard, each, scope)[0] if case.guard else [each], scope)
+                result.normal += step.normal
+                result.absorb(step)
+                exhaustive |= case.wildcard and case.guard is None
+            if not exhaustive:
+                result.normal.append(begin)
+        return result
+
+    def function(self, node: ir.Function, state: State, scope: int) -> Flow:
+        here = self.scopes[scope]
+        value = Function(node, scope, here.owner if here.is_class else None)
+        if not any(f.node is node for f, _ in self.functions):
+            self.functions.append((value, here.owner if here.is_class else None))
+        for decorator in node.decorators:
+            evaluate.single(self, decorator, state, scope)
+        self.bind(node.name, value, scope, state)
+        return Flow([state])
+
+    def class_(self, node: ir.Class, state: State, scope: int) -> Flow:
+        bases = tuple(evaluate.single(self, b.value, state, scope)[0] for b in node.bases if b.name is None)
+        inner = self.new_scope(scope, is_class=True)
+        value = UserClass(node, inner, bases)
+        self.scopes[inner].owner = value
+        if not any(c.node is node for c in self.classes):
+            self.classes.append(value)
+        flow = self.block(node.body, [state], inner)
+        for after in flow.normal:
+            self.bind(node.name, value, scope, after)
+        return Flow(flow.normal)
+
+    def return_(self, node: ir.Return, state: State, scope: int) -> Flow:
+        if node.value is None:
+            return Flow([], returned=[(NONE, state)])
+        return Flow([], returned=evaluate.evaluate(self, node.value, state, scope))
+
+    def leave(self, node: ir.Leave, state: State, scope: int) -> Flow:
+        if node.value is not None:
+            evaluate.single(self, node.value, state, scope)
+        if node.how == "break":
+            return Flow([], broke=[state])
+        return Flow([], continued=[state] if node.how == "continue" else [])
+
+    def import_(self, node: ir.Import, state: State, scope: int) -> Flow:
+        for name, dotted in node.bindings:
+            self.imports.add(dotted.partition(".")[0])
+            if name == "*":
+                self.stars.append(dotted)
+            else:
+                self.bind(name, Ref(canonical(dotted)), scope, state)
+        return Flow([state])
+
+    def delete(self, node: ir.Delete, state: State, scope: int) -> Flow:
+        for target in node.targets:
+            if isinstance(target, ir.Name):
+                state.vars.pop((scope, target.id), None)
+        return Flow([state])
+
+    def assert_(self, node: ir.Assert, state: State, scope: int) -> Flow:
+        return Flow(branch(self, node.test, state, scope)[0])
+
+    def outer(self, node: ir.Outer, state: State, scope: int) -> Flow:
+        for name in node.names:
+            home: int | None = 0 if node.kind == "global" else self.scopes[scope].parent
+            while node.kind == "nonlocal" and home and (home, name) not in state.vars:
+                home = self.scopes[home].parent
+            self.scopes[scope].aliases[name] = home or 0
+        return Flow([state])
+
+
+BUILTINS = frozenset(
+    "print len type isinstance issubclass id str repr int float bool dict list tuple set frozenset next iter enumerate zip map "
+    "filter sum any all min max sorted reversed range hasattr getattr setattr delattr vars dir open super input exit quit abs "
+    "round callable format hash property staticmethod classmethod object Exception ValueError RuntimeError".split()
+)
+
+_HANDLERS: dict[type[ir.Stmt], Callable[..., Flow]] = {
+    ir.Assign: Machine.assign,
+    ir.Augment: Machine.augment,
+    ir.Evaluate: Machine.evaluate_only,
+    ir.If: Machine.if_,
+    ir.For: Machine.for_,
+    ir.While: Machine.while_,
+    ir.With: Machine.with_,
+    ir.Try: Machine.try_,
+    ir.Match: Machine.match,
+    ir.Function: Machine.function,
+    ir.Class: Machine.class_,
+    ir.Return: Machine.return_,
+    ir.Leave: Machine.leave,
+    ir.Import: Machine.import_,
+    ir.Delete: Machine.delete,
+    ir.Assert: Machine.assert_,
+    ir.Outer: Machine.outer,
+}
+
+
+def _statements(body: Iterable[ir.Stmt]) -> Iterable[ir.Stmt]:
+    pending = list(body)
+    while pending:
+        node = pending.pop()
+        yield node
+        for part in ("body", "orelse", "final"):
+            pending += getattr(node, part, ())
+        for clause in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+            pending += clause.body
+
+
+def _count_assignments(program: ir.Program) -> Counter[str]:
+    """How often each plain name is assigned anywhere: a name assigned once is a setting, not a variable."""
+    counts: Counter[str] = Counter()
+    for node in _statements(program.body):
+        if isinstance(node, (ir.Assign, ir.For, ir.Augment)):
+            targets = node.targets if isinstance(node, ir.Assign) else (node.target,)
+            counts.update(t.id for t in targets if isinstance(t, ir.Name))
+    return counts
+
+
+def _interesting_words(program: ir.Program, vocabulary: frozenset[str]) -> frozenset[str]:
+    """The vocabulary and, to a fixpoint, the names of this file's functions that use it."""
+    functions = [n for n in _statements(program.body) if isinstance(n, ir.Function)]
+    words = set(vocabulary)
+    grown = True
+    while grown:
+        found = {f.name for f in functions if f.name not in words and not f.words.isdisjoint(words)}
+        found |= {c.name for c in _statements(program.body) if isinstance(c, ir.Class) and c.name not in words and _uses(c, words)}
+        grown = bool(found)
+        words |= found
+    return frozenset(words)
+
+
+def _uses(node: ir.Class, words: set[str]) -> bool:
+    return any(isinstance(s, ir.Function) and not s.words.isdisjoint(words) for s in node.body)
+
+
+__all__ = ["Derived", "Exhausted", "Flow", "Machine", "Method", "Scope"]

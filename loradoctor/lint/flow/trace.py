@@ -1,0 +1,69 @@
+"""What a run leaves behind for the rules: every visit of a call, every attribute store, every event on an object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from loradoctor.lint import ir
+from loradoctor.lint.flow.facts import Facts
+from loradoctor.lint.flow.values import Oid, Unknown, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The arguments of a call by parameter name.
+
+    ``open`` when an unpacked argument could have set anything not named; ``extra`` are keywords no parameter takes.
+    """
+
+    values: Mapping[str, Value] = field(default_factory=dict)
+    args: Mapping[str, ir.Arg] = field(default_factory=dict)
+    open: bool = False
+    positional: tuple[Value, ...] = ()
+
+    def get(self, name: str) -> Value | None:
+        """The argument, :class:`Unknown` when it could have been passed unseen, None when it was not passed."""
+        found = self.values.get(name)
+        if found is None and self.open:
+            return Unknown(f"unseen:{name}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One arrival at a call on one path: what was called on what with which arguments, and the heap at that moment."""
+
+    node: ir.Call
+    name: str
+    receiver: Value | None
+    binding: Binding
+    heap: Mapping[Oid, Facts]
+    result: Value
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """``receiver.name = value`` on one path."""
+
+    node: ir.Stmt
+    receiver: Value
+    name: str
+    value: Value
+    expr: ir.Expr
+    heap: Mapping[Oid, Facts]
+
+
+@dataclass(slots=True)
+class Trace:
+    """Everything a run recorded."""
+
+    visits: list[Visit] = field(default_factory=list)
+    stores: list[Store] = field(default_factory=list)
+    events: dict[tuple[str, Oid], list[ir.Node]] = field(default_factory=dict)
+    complete: bool = True
+
+    def event(self, kind: str, oid: Oid, node: ir.Node) -> None:
+        """Remember that ``kind`` happened to an object on some path."""
+        self.events.setdefault((kind, oid), []).append(node)

@@ -1,0 +1,128 @@
+"""Abstract values. All are immutable and compare by content; things that change live on the heap (``facts.py``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from loradoctor.lint import ir
+
+Oid = tuple[int, int] | str
+"""The identity of a heap object: the node that made it and how many it had made before; or the key of an unknown value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Base of all abstract values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown(Value):
+    """A value nothing is known of but its identity: two unknowns with one key are the same value."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known(Value):
+    """A literal."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Ref(Value):
+    """Something of a library, by its canonical dotted name (``peft.PeftModel.from_pretrained``), or a builtin."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Obj(Value):
+    """An object on the heap."""
+
+    oid: Oid
+
+
+@dataclass(frozen=True, slots=True)
+class Items(Value):
+    """A list, tuple or set whose items are known."""
+
+    kind: str
+    items: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Value):
+    """A dict; ``complete`` when every key is known."""
+
+    items: tuple[tuple[object, Value], ...]
+    complete: bool = True
+
+    def get(self, key: object) -> Value | None:
+        """The value under ``key``, if known."""
+        return next((v for k, v in reversed(self.items) if k == key and type(k) is type(key)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Template(Value):
+    """A string built of parts: two with equal parts are the same string."""
+
+    parts: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Derived(Value):
+    """Something taken out of another value: the ``parameters`` or ``state_dict`` of a model, a file's content, an attribute."""
+
+    kind: str
+    source: Value
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Function(Value):
+    """A function of this file with the scope it closes over; ``owner`` is the class it was defined in."""
+
+    node: ir.Function | ir.Lambda = field(hash=True)
+    scope: int
+    owner: UserClass | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UserClass(Value):
+    """A class of this file; its attributes live in scope ``scope``."""
+
+    node: ir.Class
+    scope: int
+    bases: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Value):
+    """``receiver.name`` before it is called; ``function`` when it is defined in this file."""
+
+    receiver: Value
+    name: str
+    function: Function | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Super(Value):
+    """``super()`` in a method of ``owner`` called on ``receiver``."""
+
+    receiver: Value
+    owner: UserClass
+
+
+NONE = Known(None)
+
+
+def text_in(value: Value | None) -> str:
+    """Every literal piece of text in a string value, joined: enough to recognise a file name."""
+    match value:
+        case Known(value=str(text)):
+            return text
+        case Template(parts=parts):
+            return "".join(text_in(p) for p in parts)
+        case _:
+            return ""

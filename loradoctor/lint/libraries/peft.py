@@ -1,0 +1,195 @@
+"""PEFT: wrapping, loading, merging, configurations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from loradoctor.lint.flow.facts import Config, Model, Peft
+from loradoctor.lint.flow.values import Derived, Known, Unknown, Value
+from loradoctor.lint.libraries.effects import MISSING, Context, Spec, as_model, of
+
+PROMPT_CONFIGS = frozenset(
+    f"peft.{name}Config"
+    for name in ("PromptTuning", "PrefixTuning", "PromptEncoder", "MultitaskPromptTuning", "CPT", "Cartridge")
+)
+"""Methods that put nothing into the base model: it stays clean."""
+
+
+def wrap(context: Context, model: Value | None, config: Value | None, how: str, *, trainable: bool | None) -> Value:
+    """Put an adapter into ``model`` in place and give its wrapper."""
+    settings = context.get(config, Config)
+    prompt = settings is not None and settings.cls in PROMPT_CONFIGS
+    target = context.model(model) or context.state.new(context.node.uid, Model())
+    oid = context.state.oid(target)
+    wrapper = context.new(
+        Peft(context.node, base=oid or "", how=how, config=config, trainable=trainable, prompt=prompt)
+    )
+    base = context.base(target)
+    if not prompt:
+        context.change(base, injected=context.node, injected_by=how, merged=None, frozen=None, unfrozen=None)
+    context.change(base, wrapper=context.state.oid(wrapper))
+    return wrapper
+
+
+def _get_peft_model(context: Context) -> Value:
+    config = context.arg("peft_config")
+    settings = context.get(config, Config)
+    trainable = False if settings is not None and settings.loaded_from is not None else True
+    how = "mixed" if context.known("mixed") is True else "get_peft_model"
+    return wrap(context, context.arg("model"), config, how, trainable=trainable)
+
+
+def _from_pretrained(context: Context) -> Value:
+    flag = context.known("is_trainable")
+    trainable = False if flag is MISSING else flag if isinstance(flag, bool) else None
+    how = "mixed" if "Mixed" in context.name else "from_pretrained"
+    return wrap(context, context.arg("model"), context.arg("config"), how, trainable=trainable)
+
+
+def _auto(context: Context) -> Value:
+    flag = context.known("is_trainable")
+    trainable = False if flag is MISSING else flag if isinstance(flag, bool) else None
+    quantized = quantization(context)
+    base = context.state.new(context.node.uid, Model(context.node, cls=context.name, quantized=quantized))
+    return wrap(context, base, None, "auto", trainable=trainable)
+
+
+def quantization(context: Context) -> str | None:
+    """How `from_pretrained` is told to quantize, if that is certain."""
+    from loradoctor.lint.flow.facts import Quantization
+
+    for name, bits in (("load_in_4bit", "4-bit"), ("load_in_8bit", "8-bit")):
+        if context.known(name) is True:
+            return bits
+    settings = context.get(context.arg("quantization_config"), Quantization)
+    return settings.bits if settings else None
+
+
+def _config(context: Context) -> Value:
+    fields = tuple(context.binding.values.items())
+    return context.new(Config(context.node, cls=context.name, fields=fields, complete=not context.binding.open))
+
+
+def _config_from_file(context: Context) -> Value:
+    path = context.arg("pretrained_model_name_or_path") or Unknown("path")
+    cls = context.name.removesuffix(".from_pretrained")
+    return context.new(Config(context.node, cls=cls, complete=False, loaded_from=path))
+
+
+def _prepare(context: Context) -> Value | None:
+    model = context.model(context.arg("model"))
+    facts = context.state.facts(model)
+    context.change(model, prepared=context.node)
+    if isinstance(facts, Peft) or (isinstance(facts, Model) and facts.carries_adapter):
+        context.change(model, frozen=context.node, unfrozen=None)
+    return model
+
+
+def _fill(context: Context) -> Value | None:
+    context.change(context.arg("model"), filled=context.node)
+    context.event("filled", context.arg("model"))
+    return None
+
+
+def _adapter_state_dict(context: Context) -> Value | None:
+    model = context.arg("model")
+    return Derived("adapter_state_dict", model) if model is not None else None
+
+
+def _merge(context: Context) -> Value | None:
+    return _take_out(context, merged=True)
+
+
+def _unload(context: Context) -> Value | None:
+    return _take_out(context, merged=False)
+
+
+def _take_out(context: Context, *, merged: bool) -> Value | None:
+    wrapper = receiver_wrapper(context)
+    peft = context.get(wrapper, Peft)
+    if peft is None:
+        return None
+    base = context.base(wrapper)
+    taken = peft.trained if merged else None
+    context.change(wrapper, gutted=context.node, unloaded=not merged)
+    context.change(base, injected=None, merged=context.node if merged else None, frozen=None, unfrozen=taken)
+    context.event("merged" if merged else "unloaded", base)
+    return base
+
+
+def receiver_wrapper(context: Context) -> Value | None:
+    """The PEFT wrapper a method is called on; an unknown receiver of a PEFT-only method becomes one where peft is imported."""
+    receiver = context.receiver
+    if isinstance(receiver, Derived) and receiver.kind == "tuner":
+        return receiver.source
+    if isinstance(receiver, Unknown) and context.state.facts(receiver) is None and "peft" in context.machine.imports:
+        base = context.state.new(context.node.uid, Model())
+        context.state.heap[receiver.key] = Peft(base=base.oid, how="unseen")
+        context.change(base, injected=context.node, injected_by="unseen", wrapper=receiver.key)
+    return receiver
+
+
+def _base_model(context: Context) -> Value | None:
+    peft = context.get(context.receiver, Peft)
+    return of(peft.base) if peft else None
+
+
+def _activate(context: Context) -> Value | None:
+    context.change(context.receiver, unfrozen=context.node, frozen=None)
+    return Known(None)
+
+
+def _load_adapter(context: Context) -> Value | None:
+    context.change(context.receiver, filled=context.node)
+    context.event("filled", context.receiver)
+    return None
+
+
+def _inject(context: Context) -> Value | None:
+    model = as_model(context.arg("model"), context.state)
+    context.change(model, native=context.node)
+    return model
+
+
+def _lora_layer_touch(context: Context) -> Value | None:
+    facts = context.get(context.receiver, Peft)
+    if facts is not None:
+        context.state.heap[context.state.oid(context.receiver)] = replace(facts, filled=context.node)  # type: ignore[index]
+    return None
+
+
+_LOAD = ("model", "model_id", "adapter_name", "is_trainable", "config", "autocast_adapter_dtype")
+
+FUNCTIONS = {
+    "peft.get_peft_model": Spec(("model", "peft_config", "adapter_name", "mixed", "autocast_adapter_dtype"), _get_peft_model),
+    "peft.prepare_model_for_kbit_training": Spec(("model", "use_gradient_checkpointing"), _prepare),
+    "peft.prepare_model_for_int8_training": Spec(("model", "use_gradient_checkpointing"), _prepare),
+    "peft.prepare_model_for_training": Spec(("model",), _prepare),
+    "peft.set_peft_model_state_dict": Spec(("model", "peft_model_state_dict", "adapter_name"), _fill),
+    "peft.get_peft_model_state_dict": Spec(("model", "state_dict", "adapter_name"), _adapter_state_dict),
+    "peft.inject_adapter_in_model": Spec(("peft_config", "model", "adapter_name"), _inject),
+    "peft.PeftModel": Spec(("model", "peft_config", "adapter_name"), _get_peft_model),
+}
+PATTERNS = {
+    r"peft\.(PeftModel|PeftMixedModel)\w*\.from_pretrained": Spec(_LOAD, _from_pretrained),
+    r"peft\.AutoPeftModel\w*\.from_pretrained": Spec(("model_id", "adapter_name", "is_trainable", "config"), _auto),
+    r"peft\.(PeftModelFor\w+|PeftMixedModel)": Spec(("model", "peft_config", "adapter_name"), _get_peft_model),
+    r"peft\.\w+Config\.from_pretrained": Spec(("pretrained_model_name_or_path",), _config_from_file),
+    r"peft\.\w+Config": Spec(("task_type",), _config),
+}
+METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
+    ("Peft", "Derived:tuner", "Unknown"): {"merge_and_unload": Spec(("progressbar", "safe_merge", "adapter_names"), _merge)},
+    ("Peft", "Derived:tuner"): {
+        "unload": Spec((), _unload),
+        "merge_adapter unmerge_adapter": Spec(("adapter_names", "safe_merge")),
+        "save_pretrained push_to_hub": Spec(("save_directory",)),
+        "set_adapter": Spec(("adapter_name",), _activate),
+    },
+    ("Peft",): {
+        "get_base_model": Spec((), _base_model),
+        "load_adapter": Spec(("model_id", "adapter_name", "is_trainable"), _load_adapter),
+        "add_adapter": Spec(("adapter_name", "peft_config")),
+        "add_weighted_adapter": Spec(("adapters", "weights", "adapter_name"), _lora_layer_touch),
+    },
+    ("Peft", "Unknown"): {"disable_adapter": Spec()},
+}

@@ -1,0 +1,117 @@
+"""Builtins and the standard library, as far as they pass models, parameters and paths on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from loradoctor.lint.flow.facts import Model, Peft
+from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Ref, Template, Unknown, Value
+from loradoctor.lint.libraries.effects import Context, Spec, of
+
+
+def _pass_on(context: Context) -> Value | None:
+    first = context.binding.positional[:1]
+    return first[0] if first and isinstance(first[0], (Items, Derived)) else None
+
+
+def _filter(context: Context) -> Value | None:
+    source = context.arg("iterable")
+    return source if isinstance(source, Derived) else None
+
+
+def _enumerate(context: Context) -> Value | None:
+    source = context.arg("iterable")
+    return Derived("enumerate", source) if isinstance(source, (Items, Derived)) else None
+
+
+def _isinstance(context: Context) -> Value | None:
+    subject, cls = context.arg("object"), context.arg("class")
+    facts = context.state.facts(subject)
+    if isinstance(cls, Ref) and cls.name.startswith("peft.PeftModel"):
+        if isinstance(facts, Peft):
+            return Known(True) if cls.name == "peft.PeftModel" else None  # noqa: FBT003
+        if isinstance(facts, Model) and facts.made is not None:
+            return Known(False)  # noqa: FBT003
+    if isinstance(subject, Unknown):
+        return Unknown(f"isinstance({subject.key},{cls})")
+    return None
+
+
+def _getattr(context: Context) -> Value | None:
+    from loradoctor.lint.flow.evaluate import attribute
+
+    name = context.known("name")
+    receiver = context.arg("object")
+    if isinstance(name, str) and receiver is not None and context.arg("default") is None:
+        return attribute(context.machine, receiver, name, context.state)[0][0]
+    if isinstance(receiver, Unknown) and isinstance(name, str):
+        return Unknown(f"{receiver.key}.{name}")
+    return None
+
+
+def _deepcopy(context: Context) -> Value | None:
+    value = context.arg("x")
+    facts = context.state.facts(value)
+    if facts is None:
+        return value if not isinstance(value, Unknown) else None
+    if isinstance(facts, Peft):
+        base = context.state.facts(of(facts.base))
+        if base is not None:
+            inner = context.state.new(context.node.uid, base)
+            return context.state.new(context.node.uid, replace(facts, base=inner.oid))
+    return context.state.new(context.node.uid, facts)
+
+
+def _join(context: Context) -> Value | None:
+    parts: list[Value] = []
+    for part in context.binding.positional:
+        parts += [Known("/"), part] if parts else [part]
+    if context.binding.open or not parts:
+        return None
+    if all(isinstance(p, Known) for p in parts):
+        return Known("".join(str(p.value) for p in parts if isinstance(p, Known)))
+    return Template(tuple(x for p in parts for x in (p.parts if isinstance(p, Template) else (p,))))
+
+
+def _path(context: Context) -> Value | None:
+    return context.binding.positional[0] if len(context.binding.positional) == 1 else _join(context)
+
+
+def _same_text(context: Context) -> Value | None:
+    value = context.binding.positional[:1]
+    return value[0] if value and isinstance(value[0], (Template, Unknown)) else None
+
+
+def _stop(_: Context) -> Value:
+    from loradoctor.lint.flow.evaluate import NEVER
+
+    return NEVER
+
+
+def _none(_: Context) -> Value:
+    return NONE
+
+
+_quiet = False
+_PASS = Spec(("iterable",), _pass_on, recorded=_quiet)
+_STOP = Spec((), _stop, recorded=_quiet)
+
+FUNCTIONS = {
+    **dict.fromkeys(
+        ("builtins.list", "builtins.tuple", "builtins.sorted", "builtins.iter", "builtins.reversed", "tqdm.tqdm", "tqdm.auto.tqdm"),
+        _PASS,
+    ),
+    "builtins.filter": Spec(("function", "iterable"), _filter, recorded=_quiet),
+    "builtins.enumerate": Spec(("iterable",), _enumerate, recorded=_quiet),
+    "builtins.isinstance": Spec(("object", "class"), _isinstance, recorded=_quiet),
+    "builtins.getattr": Spec(("object", "name", "default"), _getattr, recorded=_quiet),
+    "builtins.print": Spec((), _none, recorded=_quiet),
+    "builtins.str": Spec(("object",), _same_text, recorded=_quiet),
+    "os.fspath": Spec(("object",), _same_text, recorded=_quiet),
+    **dict.fromkeys(("builtins.exit", "builtins.quit", "sys.exit", "os._exit"), _STOP),
+    **dict.fromkeys(("copy.deepcopy", "copy.copy"), Spec(("x",), _deepcopy, recorded=_quiet)),
+    "os.path.join": Spec((), _join, recorded=_quiet),
+    **dict.fromkeys(("pathlib.Path", "pathlib.PurePath"), Spec((), _path, recorded=_quiet)),
+}
+PATTERNS: dict[str, Spec] = {}
+METHODS: dict[tuple[str, ...], dict[str, Spec]] = {}

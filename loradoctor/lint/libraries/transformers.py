@@ -1,0 +1,99 @@
+"""transformers: models, quantization, the Trainer, and its own adapter methods."""
+
+from __future__ import annotations
+
+from loradoctor.lint.flow.facts import Instance, Model, Quantization, Trainer
+from loradoctor.lint.flow.values import Value
+from loradoctor.lint.libraries.effects import UNDECIDED, Context, Spec
+from loradoctor.lint.libraries.peft import quantization
+
+_MODEL_CLASS = r"(?:Auto|TF|Flax)?\w*(?:Model|For[A-Z]\w+|LMHeadModel|DoubleHeadsModel|ModelWithLMHead|ModelWithHeads)"
+
+
+def _load(context: Context) -> Value:
+    cls = context.name.rpartition(".")[0] if context.name.endswith(("from_pretrained", "from_config")) else context.name
+    source = context.arg("pretrained_model_name_or_path")
+    return context.new(Model(context.node, cls=cls, source=source, quantized=quantization(context)))
+
+
+def _instance(context: Context) -> Value:
+    return context.new(Instance(context.node, context.name.removesuffix(".from_pretrained")))
+
+
+def _bits(context: Context) -> Value:
+    bits: str | None = None
+    for name, found in (("load_in_4bit", "4-bit"), ("load_in_8bit", "8-bit")):
+        if context.known(name) is True:
+            bits = found
+    if any(context.known(n) is UNDECIDED for n in ("load_in_4bit", "load_in_8bit")):
+        bits = None
+    return context.new(Quantization(context.node, bits))
+
+
+def _other_quantization(context: Context) -> Value:
+    return context.new(Quantization(context.node, context.name.rpartition(".")[2].removesuffix("Config")))
+
+
+def trainer(context: Context) -> Value:
+    """A trainer around the model it is given."""
+    model = context.arg("model")
+    if model is not None:
+        context.model(model)
+    config = context.arg("peft_config")
+    return context.new(Trainer(context.node, cls=context.name, model=model, peft_config=config))
+
+
+def _train(context: Context) -> Value | None:
+    facts = context.get(context.receiver, Trainer)
+    if facts is not None:
+        context.change(context.receiver, trained=context.node)
+        context.change(facts.model, trained=context.node)
+        context.event("trained", facts.model)
+    return None
+
+
+def _native(context: Context) -> Value | None:
+    context.change(context.receiver, native=context.node)
+    return None
+
+
+def _trainer_argument(context: Context) -> Value | None:
+    return context.new(Instance(context.node, context.name))
+
+
+_TRAINER = (
+    "model", "args", "data_collator", "train_dataset", "eval_dataset", "processing_class", "model_init",
+    "compute_loss_func", "compute_metrics", "callbacks", "optimizers",
+)  # fmt: skip
+_SOURCE = ("pretrained_model_name_or_path", "config")
+
+FUNCTIONS = {
+    "transformers.BitsAndBytesConfig": Spec(("load_in_8bit", "load_in_4bit"), _bits),
+    "transformers.Trainer": Spec(_TRAINER, trainer),
+    "transformers.Seq2SeqTrainer": Spec(_TRAINER, trainer),
+    "transformers.TrainingArguments": Spec(("output_dir",), _trainer_argument),
+    "transformers.Seq2SeqTrainingArguments": Spec(("output_dir",), _trainer_argument),
+}
+PATTERNS = {
+    rf"(transformers|diffusers)\.{_MODEL_CLASS}\.(from_pretrained|from_config|_from_config)": Spec(_SOURCE, _load),
+    rf"transformers\.(?!.*Trainer){_MODEL_CLASS}": Spec(("config",), _load),
+    r"transformers\.(GPTQ|Awq|Hqq|Eetq|Aqlm|Quanto|TorchAo|FbgemmFp8|Vptq|CompressedTensors)Config": Spec((), _other_quantization),
+    r"(transformers|diffusers)\.\w+\.from_pretrained": Spec(("pretrained_model_name_or_path",), _instance, recorded=False),
+    r"(transformers|sentence_transformers|setfit)\.\w*Trainer": Spec(_TRAINER, trainer),
+}
+METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
+    ("Model",): {
+        "add_adapter load_adapter": Spec(("adapter",), _native),
+        "save_pretrained push_to_hub": Spec(("save_directory",)),
+        "merge_and_unload disable_adapter": Spec(),
+        "gradient_checkpointing_enable enable_input_require_grads resize_token_embeddings": Spec(),
+    },
+    ("Peft",): {"gradient_checkpointing_enable enable_input_require_grads resize_token_embeddings": Spec()},
+    ("Trainer",): {
+        "train": Spec(("resume_from_checkpoint",), _train),
+        "save_model": Spec(("output_dir",)),
+        "evaluate predict push_to_hub save_state": Spec(),
+    },
+    ("Unknown", "Instance"): {"save_pretrained push_to_hub": Spec(("save_directory",))},
+}
+

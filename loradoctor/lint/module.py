@@ -1,0 +1,255 @@
+"""What rules see of a module: call sites with resolved names, argument values, facts and places; never a syntax node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+from loradoctor.diagnostic import Edit, Finding, Fix, Location, Related, Severity
+from loradoctor.lint import ir, lower
+from loradoctor.lint.flow.facts import Facts, Model, Peft
+from loradoctor.lint.flow.machine import Machine
+from loradoctor.lint.flow.trace import Store, Trace, Visit
+from loradoctor.lint.flow.values import Known, Obj, Oid, Unknown, Value
+from loradoctor.lint.libraries import vocabulary
+from loradoctor.lint.source import Source
+
+F = TypeVar("F", bound=Facts)
+
+
+def analyse(source: Source) -> Module:
+    """Parse, lower and execute a source. Raises :class:`loradoctor.lint.lower.ParseError`."""
+    tree = lower.parse(source.text)
+    program = lower.lower(tree)
+    machine = Machine(program, vocabulary())
+    return Module(source, tree, program, machine.run(), frozenset(machine.imports))
+
+
+@dataclass(slots=True)
+class Arrival:
+    """One visit of a call, with the questions rules ask of it."""
+
+    module: Module
+    visit: Visit
+
+    @property
+    def receiver(self) -> Value | None:
+        """What the method was called on."""
+        return self.visit.receiver
+
+    def arg(self, name: str) -> Value | None:
+        """An argument; None when it was certainly not passed."""
+        return self.visit.binding.get(name)
+
+    def facts(self, value: Value | None, kind: type[F]) -> F | None:
+        """What was known of a value at this moment, if it is of this kind."""
+        found = self.visit.heap.get(oid) if (oid := self.oid(value)) is not None else None
+        return found if isinstance(found, kind) else None
+
+    def oid(self, value: Value | None) -> Oid | None:
+        """The identity of a value."""
+        if isinstance(value, Obj):
+            return value.oid
+        return value.key if isinstance(value, Unknown) and value.key in self.visit.heap else None
+
+    def base(self, value: Value | None) -> tuple[Oid, Model] | None:
+        """The plain model under PEFT wrappers, with its identity."""
+        oid = self.oid(value)
+        while oid is not None:
+            facts = self.visit.heap.get(oid)
+            if isinstance(facts, Model):
+                return oid, facts
+            oid = facts.base if isinstance(facts, Peft) else None
+        return None
+
+
+@dataclass(eq=False)
+class Site:
+    """A call in the text and every visit of it."""
+
+    module: Module
+    node: ir.Call
+    arrivals: list[Arrival] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The canonical name of what is called: dotted for functions, bare for methods."""
+        return self.arrivals[0].visit.name
+
+    @property
+    def dropped(self) -> bool:
+        """Whether the call is a statement of its own."""
+        return self.node.uid in self.module.dropped
+
+    @property
+    def receiver_name(self) -> str | None:
+        """The variable a method is called on, if it is a plain one."""
+        func = self.node.func
+        return func.value.id if isinstance(func, ir.Attr) and isinstance(func.value, ir.Name) else None
+
+    def sometimes(self, test: Callable[[Arrival], Any]) -> Arrival | None:
+        """The first visit for which ``test`` holds."""
+        return next((a for a in self.arrivals if test(a)), None)
+
+    def always(self, test: Callable[[Arrival], Any]) -> bool:
+        """Whether ``test`` holds on every visit of a run that saw every path."""
+        return self.module.trace.complete and all(test(a) for a in self.arrivals)
+
+    def argument(self, name: str) -> ir.Arg | None:
+        """The written argument that is bound to a parameter."""
+        return next((arg for a in self.arrivals if (arg := a.visit.binding.args.get(name)) is not None), None)
+
+    def finding(self, message: str, **details: Any) -> Finding:
+        """A finding at this call."""
+        return self.module.finding(self.node, message, **details)
+
+
+@dataclass(eq=False)
+class Module:
+    """A source after execution."""
+
+    source: Source
+    tree: object
+    program: ir.Program
+    trace: Trace
+    imports: frozenset[str]
+
+    @cached_property
+    def sites(self) -> dict[int, Site]:
+        """Every visited library call, by node, in the order of the text."""
+        sites: dict[int, Site] = {}
+        for visit in self.trace.visits:
+            site = sites.setdefault(visit.node.uid, Site(self, visit.node))
+            site.arrivals.append(Arrival(self, visit))
+        return dict(sorted(sites.items()))
+
+    @cached_property
+    def dropped(self) -> frozenset[int]:
+        """The calls that stand as statements of their own."""
+        return frozenset(n.value.uid for n in self._statements() if isinstance(n, ir.Evaluate) and isinstance(n.value, ir.Call))
+
+    def _statements(self) -> Iterator[ir.Stmt]:
+        pending = list(self.program.body)
+        while pending:
+            node = pending.pop()
+            yield node
+            for part in ("body", "orelse", "final"):
+                pending += getattr(node, part, ())
+            for clause in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+                pending += clause.body
+
+    def assignments(self) -> Iterator[ir.Assign]:
+        """Every assignment statement, wherever it stands."""
+        return (n for n in self._statements() if isinstance(n, ir.Assign))
+
+    def assigned_in_vain(self, call: ir.Call) -> bool:
+        """Whether a call's result goes to ``_`` only."""
+        return any(
+            n.value is call and all(isinstance(t, ir.Name) and t.id == "_" for t in n.targets) for n in self.assignments()
+        )
+
+    def calls(self, *names: str) -> Iterator[Site]:
+        """The sites of calls with one of these names: dotted for functions (``peft.PeftModel.from_pretrained``), bare for
+        methods; a trailing ``*`` stands for any ending.
+        """
+        whole = {n for n in names if not n.endswith("*")}
+        starts = tuple(n[:-1] for n in names if n.endswith("*"))
+        for site in self.sites.values():
+            if site.name in whole or (starts and site.name.startswith(starts)):
+                yield site
+
+    @property
+    def stores(self) -> list[Store]:
+        """Every attribute assignment."""
+        return self.trace.stores
+
+    def happened(self, kind: str, oid: Oid | None) -> list[ir.Node]:
+        """Where something happened to an object, on any path."""
+        return [] if oid is None else self.trace.events.get((kind, oid), [])
+
+    # -- places
+
+    @cached_property
+    def _spans(self) -> dict[int, tuple[int, int]]:
+        return lower.spans(self.tree)  # type: ignore[arg-type]
+
+    def span(self, node: ir.Node | ir.Arg) -> tuple[int, int]:
+        """Character offsets of a node in the source's text."""
+        return self._spans.get(id(node.ref), (0, 0))
+
+    def text(self, node: ir.Node | ir.Arg) -> str:
+        """The source of a node."""
+        start, end = self.span(node)
+        return self.source.text[start:end]
+
+    def location(self, node: ir.Node) -> Location:
+        """Where a node stands."""
+        return self.source.location(*self.span(node))
+
+    def related(self, node: ir.Node | None, message: str) -> tuple[Related, ...]:
+        """A related place, or none when it is out of sight."""
+        return () if node is None else (Related(message, self.location(node)),)
+
+    def finding(
+        self,
+        node: ir.Node,
+        message: str,
+        *,
+        help: str = "",  # noqa: A002 -- the field's name in the contract
+        severity: Severity | None = None,
+        related: Iterable[Related] = (),
+        fix: Fix | None = None,
+        data: dict[str, object] | None = None,
+    ) -> Finding:
+        """A finding at a node."""
+        return Finding(message, self.location(node), help, severity, tuple(related), data or {}, fix)
+
+    # -- edits
+
+    def replace(self, node: ir.Node | ir.Arg, text: str) -> Edit:
+        """Put ``text`` in the place of a node."""
+        return self.source.edit(*self.span(node), text)
+
+    def insert(self, node: ir.Node, text: str) -> Edit:
+        """Put ``text`` before a node."""
+        start, _ = self.span(node)
+        return self.source.edit(start, start, text)
+
+    def delete_statement(self, node: ir.Stmt) -> Edit:
+        """Remove a statement with its line; `pass` takes its place where it may be the only one of its block."""
+        start, end = self.span(node)
+        text = self.source.text
+        line = text.rfind("\n", 0, start) + 1
+        after = text.find("\n", end)
+        after = len(text) if after < 0 else after
+        alone = not text[line:start].strip() and not text[end:after].strip(" \t;\r")
+        if not alone or text[line:start]:
+            return self.source.edit(start, end, "pass")
+        return self.source.edit(line, min(after + 1, len(text)), "")
+
+    def add_argument(self, call: ir.Call, text: str) -> Edit:
+        """Add an argument at the end of a call, keeping its layout."""
+        _, end = self.span(call)
+        close = end - 1
+        if not call.args:
+            return self.source.edit(close, close, text)
+        _, last = self.span(call.args[-1])
+        between = self.source.text[last:close]
+        if "\n" in between:
+            start, _ = self.span(call.args[-1])
+            line = self.source.text.rfind("\n", 0, start) + 1
+            indent = self.source.text[line:start]
+            joint = f"\n{indent}" if not indent.strip() else " "
+            comma = last + len(between[: between.index(",") + 1]) if between.lstrip().startswith(",") else last
+            lead = "" if comma != last else ","
+            return self.source.edit(comma, comma, f"{lead}{joint}{text}{',' if comma != last else ''}")
+        joint = " " if between.strip().startswith(",") else ", "
+        spot = last + len(between.rstrip()) if joint == " " else last
+        return self.source.edit(spot, spot, f"{joint}{text}")
+
+
+def literal(value: Value | None) -> object:
+    """The value of a literal, None for anything else."""
+    return value.value if isinstance(value, Known) else None

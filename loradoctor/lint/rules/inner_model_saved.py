@@ -1,0 +1,61 @@
+"""LD303."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loradoctor.diagnostic import Finding, Severity
+from loradoctor.lint.flow.facts import Model, Peft
+from loradoctor.lint.flow.values import Derived
+from loradoctor.lint.module import Arrival, Module
+from loradoctor.rule import rule
+
+
+@rule("LD303", Severity.ERROR, "SV3")
+def inner_model_saved(module: Module) -> Iterator[Finding]:
+    """The model inside the PEFT wrapper is saved while the adapter is still in it.
+
+    The base model that `get_peft_model` changed in place has layers called `q_proj.base_layer.weight` and
+    `q_proj.lora_A.default.weight`. `save_pretrained` on it writes those names; a reload does not find `q_proj.weight` and
+    fills it with random numbers. Nothing fails.
+
+    ```python
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained("gpt2")
+    model = PeftModel.from_pretrained(base, "runs/last")
+    model.get_base_model().save_pretrained("exported")
+    ```
+    What to write instead:
+    ```python
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained("gpt2")
+    model = PeftModel.from_pretrained(base, "runs/last")
+    model.merge_and_unload().save_pretrained("exported")
+    ```
+    To keep the adapter apart, save the PEFT model: `model.save_pretrained("adapter")`.
+    """
+
+    def inside(arrival: Arrival) -> Model | None:
+        receiver = arrival.receiver
+        if isinstance(receiver, Derived) and receiver.kind == "tuner":
+            wrapper = arrival.facts(receiver.source, Peft)
+            base = arrival.base(receiver.source)
+            facts = base[1] if base and wrapper and not wrapper.gutted else None
+        else:
+            facts = arrival.facts(receiver, Model)
+        return facts if facts and facts.carries_adapter and not facts.native and arrival.arg("state_dict") is None else None
+
+    for site in module.calls("save_pretrained", "push_to_hub"):
+        found = site.sometimes(inside)
+        facts = inside(found) if found else None
+        if facts is not None:
+            yield site.finding(
+                "the base model is saved with the adapter's layers still inside",
+                related=module.related(facts.injected, "the adapter goes in here"),
+                help="its tensors are called `…base_layer.weight`, so a reload fills those layers with random weights; save the PEFT model, "
+                "or the result of `merge_and_unload()`",
+            )

@@ -1,0 +1,116 @@
+"""LD301."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loradoctor.diagnostic import Finding, Fix, Severity
+from loradoctor.lint import ir
+from loradoctor.lint.flow.facts import Model, Peft, Trainer
+from loradoctor.lint.flow.values import Derived, Value
+from loradoctor.lint.module import Arrival, Module, Site
+from loradoctor.rule import rule
+
+
+@rule("LD301", Severity.ERROR, "SV1")
+def merge_result_dropped(module: Module) -> Iterator[Finding]:
+    """The merged model that `merge_and_unload` returns is dropped, and the empty PEFT wrapper is saved.
+
+    `merge_and_unload` takes the adapter out of the wrapper and returns the merged base model. The wrapper is left without
+    tensors: saving it writes an adapter file of 40 bytes, and what is loaded from there is the base model. In memory the
+    outputs stay right, so a quick test passes.
+
+    ```python
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained("gpt2")
+    model = PeftModel.from_pretrained(base, "runs/last")
+    model.merge_and_unload()
+    model.save_pretrained("merged")
+    ```
+    What to write instead:
+    ```python
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained("gpt2")
+    model = PeftModel.from_pretrained(base, "runs/last")
+    model = model.merge_and_unload()
+    model.save_pretrained("merged")
+    ```
+    """
+    for site in module.calls("merge_and_unload", "unload"):
+        arrivals = [a for a in site.arrivals if _wrapper(a) is not None]
+        if not arrivals or not _is_dropped(module, site):
+            continue
+        saved = _saved_empty(module, site)
+        if saved is None and _base_saved(module, site):
+            continue
+        used = saved is None and _only_used(module, site)
+        name = site.receiver_name
+        edit = (module.insert(site.node, f"{name} = "),) if name and site.dropped else ()
+        yield site.finding(
+            f"the merged model that `{site.name}` returns is dropped, and the emptied wrapper is saved"
+            if saved
+            else f"the merged model that `{site.name}` returns is dropped",
+            severity=Severity.ERROR if saved else Severity.INFO if used else Severity.WARNING,
+            related=module.related(saved, "an adapter without tensors is written here"),
+            help="what is saved from the wrapper holds no tensor and loads as the base model; assign the result"
+            + (f": `{name} = {name}.{site.name}()`" if name else ""),
+            fix=Fix("assign the result", edit) if edit else None,
+        )
+
+
+def _wrapper(arrival: Arrival) -> Value | None:
+    receiver = arrival.receiver
+    if isinstance(receiver, Derived) and receiver.kind == "tuner":
+        receiver = receiver.source
+    facts = arrival.facts(receiver, Peft)
+    if facts is not None:
+        return receiver if not facts.gutted else None
+    unseen = arrival.facts(receiver, Model) is None and "peft" in arrival.module.imports
+    return receiver if unseen and arrival.visit.name == "merge_and_unload" else None
+
+
+def _is_dropped(module: Module, site: Site) -> bool:
+    """A statement of its own, or assigned to a name that nothing reads."""
+    return site.dropped or module.assigned_in_vain(site.node)
+
+
+def _gutted_by(arrival: Arrival, value: Value | None, site: Site) -> bool:
+    if isinstance(value, Derived) and value.kind == "tuner":
+        value = value.source
+    facts = arrival.facts(value, Peft)
+    return facts is not None and facts.gutted is site.node
+
+
+def _saved_empty(module: Module, site: Site) -> ir.Node | None:
+    for save in module.calls("save_pretrained", "push_to_hub"):
+        if any(_gutted_by(a, a.receiver, site) for a in save.arrivals):
+            return save.node
+    for save in module.calls("save_model"):
+        for a in save.arrivals:
+            trainer = a.facts(a.receiver, Trainer)
+            if trainer and _gutted_by(a, trainer.model, site):
+                return save.node
+    return None
+
+
+def _base_saved(module: Module, site: Site) -> bool:
+    """Whether the merged base is saved, or handed to unseen code, under another name."""
+    for save in module.calls("save_pretrained", "push_to_hub", "torch.save", "save_model"):
+        for a in save.arrivals:
+            target = a.receiver if save.name != "torch.save" else a.arg("obj")
+            target = target.source if isinstance(target, Derived) and target.kind == "state_dict" else target
+            facts = a.facts(target, Model)
+            if facts and facts.merged is site.node:
+                return True
+    return False
+
+
+def _only_used(module: Module, site: Site) -> bool:
+    """Whether the emptied wrapper only answers afterwards: it does so with the merged weights."""
+    return any(
+        _gutted_by(a, a.receiver, site) for use in module.calls("generate", "forward", "__call__") for a in use.arrivals
+    )

@@ -1,0 +1,72 @@
+"""LD102."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loradoctor.diagnostic import Finding, Severity
+from loradoctor.lint.flow.facts import Model, Peft
+from loradoctor.lint.module import Arrival, Module
+from loradoctor.rule import rule
+
+
+@rule("LD102", Severity.ERROR, "MA10")
+def wrapped_twice(module: Module) -> Iterator[Finding]:
+    """`get_peft_model` is called on a model that has been wrapped before.
+
+    The second call nests one PEFT model in another. Training seems to work, but the saved tensors are called
+    `base_model.model.base_model.model.…`, and a reload fills nothing in. In a notebook it is enough to run the wrapping cell
+    twice. Calling it on the base that an earlier call has changed in place is as risky: the layers of the first adapter are
+    still inside.
+
+    ```python
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained("gpt2")
+    model = get_peft_model(model, LoraConfig(r=8, task_type="CAUSAL_LM"))
+    model = get_peft_model(model, LoraConfig(r=16, task_type="CAUSAL_LM"))
+    ```
+    What to write instead:
+    ```python
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained("gpt2")
+    model = get_peft_model(model, LoraConfig(r=8, task_type="CAUSAL_LM"))
+    model.add_adapter("wide", LoraConfig(r=16, task_type="CAUSAL_LM"))
+    ```
+    To start over, reload the base or call `model = model.unload()` first.
+    """
+
+    def nested(arrival: Arrival) -> Peft | None:
+        facts = arrival.facts(arrival.arg("model"), Peft)
+        return facts if facts and not facts.gutted and facts.how != "mixed" else None
+
+    def reused(arrival: Arrival) -> Model | None:
+        facts = arrival.facts(arrival.arg("model"), Model)
+        return facts if facts and facts.carries_adapter else None
+
+    for site in module.calls("peft.get_peft_model"):
+        if found := site.sometimes(nested):
+            facts = nested(found)
+            certain = site.always(nested)
+            yield site.finding(
+                "`get_peft_model` is called on a model that is already a PEFT model",
+                severity=Severity.ERROR if certain else Severity.WARNING,
+                related=module.related(facts.made if facts else None, "first wrapped here"),
+                help="the adapters are nested: what is saved cannot be loaded again; add another adapter with `add_adapter`, or start "
+                "from a freshly loaded base",
+            )
+        elif found := site.sometimes(reused):
+            base = reused(found)
+            again = base is not None and base.injected is site.node
+            yield site.finding(
+                "`get_peft_model` is called again on a base model that an earlier turn of the loop has changed in place"
+                if again
+                else "`get_peft_model` is called on a base model that already carries an adapter",
+                severity=Severity.WARNING,
+                related=() if again else module.related(base.injected if base else None, "the first adapter goes in here"),
+                help="`get_peft_model` changes the base in place: the earlier adapter's layers stay inside; reload the base, copy it "
+                "before wrapping, or call `unload()` on the first PEFT model",
+            )

@@ -9,10 +9,22 @@ from loradoctor.diagnostic import Check
 
 
 @dataclass(frozen=True, slots=True)
+class ShapeMismatch:
+    """A tensor whose shape in the file is not the one that the model has for it."""
+
+    key: str
+    found: tuple[int, ...]
+    wanted: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadOutcome:
     """What the installed PEFT does with the adapter on the base model.
 
-    ``status`` is ``fully``, ``partly``, ``not-at-all`` or ``raises``; ``loaded`` of ``total`` tensors of the file reach the model.
+    ``status`` is ``fully``, ``partly``, ``not-at-all`` or ``raises``; ``loaded`` of ``total`` tensors of the file reach the
+    model.
+    Keys are spelled as in a file. ``expected`` is every tensor PEFT would save for this adapter on this base, with its shape;
+    ``modules`` are the names of the base's modules and ``class_name`` its class; ``error`` is what PEFT said when it raised.
     """
 
     status: str
@@ -21,29 +33,54 @@ class LoadOutcome:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     overwritten: tuple[str, ...] = ()
-    mismatched: tuple[str, ...] = ()
+    mismatched: tuple[ShapeMismatch, ...] = ()
+    error_type: str = ""
     error: str = ""
+    warnings: tuple[str, ...] = ()
+    expected: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+    class_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleMerge:
-    """Merged against unmerged for one targeted module; lengths are Frobenius norms in the units of the weight."""
+    """Merged against unmerged for one targeted module.
+
+    ``status`` is ``equal``, ``different``, ``shared`` (a module without adapter uses the same weight), ``not-reproducible``,
+    ``not-finite``, ``unmergeable`` (the method cannot), ``refused`` (this adapter cannot) or ``not-run``. ``difference`` is
+    relative to
+    the output in float64 and must stay within ``bound``. ``effect`` is the norm of the update over that of the weight,
+    ``update`` the norm itself,
+    ``lost`` the share of the update that storing the merged weight in ``dtype`` loses, ``rounding`` the worst storage error over
+    what rounding may cost, ``overflow`` how many elements became infinite.
+    """
 
     module: str
     status: str
     reason: str = ""
-    error: float | None = None
+    dtype: str = ""
+    difference: float | None = None
     bound: float | None = None
     effect: float | None = None
+    update: float | None = None
     lost: float | None = None
+    rounding: float | None = None
+    overflow: int = 0
+    shared_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything the torch side reports about one checkpoint; rules read it, nothing else does."""
+    """Everything the torch side reports about one checkpoint; rules read it, nothing else does.
+
+    ``named`` maps the codes of errors that the files alone already gave to their messages: one cause is reported once.
+    ``unmergeable`` is why the method as a whole has nothing to merge.
+    """
 
     base: str | None = None
     loads: LoadOutcome | None = None
     merge: tuple[ModuleMerge, ...] = ()
     checks: tuple[Check, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
+    unmergeable: str = ""

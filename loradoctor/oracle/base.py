@@ -72,8 +72,9 @@ def _candidates(config: Any, adapter: dict[str, Any]) -> list[Any]:
 
     def concrete(name: Any) -> Any:
         found = getattr(transformers, name, None) if isinstance(name, str) else None
-        known = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-        return (lambda c: found._from_config(c)) if known else None  # noqa: SLF001 -- what AutoModel.from_config calls
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found._from_config  # noqa: SLF001 -- what AutoModel.from_config calls
+        return None
 
     mapping = adapter.get("auto_mapping")
     first = concrete(mapping.get("base_model_class")) if isinstance(mapping, dict) else None

@@ -19,7 +19,7 @@ def compare(reference: str, class_name: str, directory: str, config: Any, *, onl
     import transformers
 
     keywords: dict[str, Any] = {"local_files_only": not online, "trust_remote_code": False, "attn_implementation": "eager"}
-    precision = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"  # noqa: PLR2004
+    precision = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     source = str(Path(reference)) if Path(reference).is_dir() else reference
     model = getattr(transformers, class_name).from_pretrained(source, **keywords, **{precision: torch.float32}).eval()
     ids = torch.randint(0, model.config.get_text_config().vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(0))

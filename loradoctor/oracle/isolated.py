@@ -14,11 +14,19 @@ from .load import ADAPTER
 # Their adapters hold a part; the rest is an SVD of the weight, made anew at every load.
 FROM_BASE = frozenset({"ADAMSS", "OSF", "PSOFT"})
 
+# One decomposition over all layers of a kind: it needs their weights all at once.
+FROM_ALL_LAYERS = frozenset({"FROD"})
+
 # LoRA initialisations that change the base weight when the layer is created (peft/tuners/lora/layer.py: *_init).
 MUTATING_INIT = ("pissa", "olora", "corda", "loftq")
 
 # These start from the base's weight or from data, but load as plain LoRA: starting from zeros instead saves the SVD.
 PLAIN_AT_LOAD = ("mica", "lora_ga", "eva", "orthogonal")
+
+
+def peft_type(config: Any) -> str:
+    """The method's name as a plain string."""
+    return str(getattr(config.peft_type, "value", config.peft_type))
 
 
 def mutating_init(config: Any) -> bool:
@@ -29,8 +37,7 @@ def mutating_init(config: Any) -> bool:
 
 def reads_base_weights(config: Any) -> bool:
     """Whether the layers of this adapter depend on the base's values, and not only on its shapes."""
-    peft_type = getattr(config.peft_type, "value", config.peft_type)
-    return peft_type in FROM_BASE or bool(getattr(config, "_loradoctor_init", None))
+    return peft_type(config) in FROM_BASE or bool(getattr(config, "_loradoctor_init", None))
 
 
 def defer_init(config: Any) -> None:

@@ -44,6 +44,7 @@ class _Record:
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     expected: dict[str, str | None] = field(default_factory=dict)
     given: Mapping[str, torch.Tensor] | None = None
+    stored: frozenset[str] = frozenset()
 
 
 def load(base: Base, directory: str, config: Any) -> tuple[Any, Outcome]:
@@ -64,7 +65,8 @@ def load(base: Base, directory: str, config: Any) -> tuple[Any, Outcome]:
                 model = None
                 outcome.error_type = type(error).__name__
                 outcome.error = str(error).strip()
-    outcome.warnings = sorted({line for w in heard if (line := str(w.message).strip().split("\n")[0])})
+    spoken = [w for w in heard if w.category in (UserWarning, RuntimeWarning)]
+    outcome.warnings = sorted({str(w.message).strip().split("\n")[0] for w in spoken})
     _judge(outcome, record, base)
     return model, outcome
 
@@ -79,6 +81,7 @@ def _watch(record: _Record, outcome: Outcome) -> Iterator[None]:
     def reading(*args: Any, **kwargs: Any) -> Any:
         tensors = read(*args, **kwargs)
         outcome.total = len(tensors)
+        record.stored = frozenset(tensors)
         return tensors
 
     def setting(model: nn.Module, tensors: Any, *args: Any, **kwargs: Any) -> Any:
@@ -95,12 +98,12 @@ def _watch(record: _Record, outcome: Outcome) -> Iterator[None]:
         return load_state(module, tensors, *args, **kwargs)
 
     target.set_peft_model_state_dict, target.load_peft_weights = setting, reading
-    nn.Module.load_state_dict = loading  # type: ignore[method-assign]
+    nn.Module.load_state_dict = loading
     try:
         yield
     finally:
         target.set_peft_model_state_dict, target.load_peft_weights = set_state, read
-        nn.Module.load_state_dict = load_state  # type: ignore[method-assign]
+        nn.Module.load_state_dict = load_state
 
 
 def _expected(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, str | None]:
@@ -129,7 +132,6 @@ def _judge(outcome: Outcome, record: _Record, base: Base) -> None:
         return
     given, state = record.given, record.state
     mapped = {name for name in record.expected.values() if name}
-    own_keys = {"prompt_embeddings"} | {key for key, name in record.expected.items() if name is None}
     base_names = {n for n, p in record.model.named_parameters(remove_duplicate=False) if id(p) in base.names}
     shown = {name: key for key, name in record.expected.items() if name}
     landed = {key for key in given if key in state}
@@ -138,8 +140,10 @@ def _judge(outcome: Outcome, record: _Record, base: Base) -> None:
         for key in given
         if key in state and given[key].shape != state[key].shape
     ]
-    outcome.missing = [k for k, name in record.expected.items() if (name or k) not in given and k not in given]
-    outcome.unexpected = [key for key in given if key not in state and key not in own_keys]
+    # Some methods consume or regenerate what they save (prompt embeddings, SHiRA's indices, VeRA's shared projections): a key
+    # that PEFT itself would write is neither missing nor unexpected when the file has it.
+    outcome.missing = [k for k, name in record.expected.items() if (name or k) not in given and k not in record.stored]
+    outcome.unexpected = [key for key in given if key not in state and key not in record.expected]
     outcome.overwritten = sorted(key for key in landed & base_names if key not in mapped)
     outcome.loaded = max(0, outcome.total - len(outcome.unexpected) - len(outcome.mismatched))
     hit = len(record.expected) - len(outcome.missing)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from . import layers as layer_check
 from .base import Base, hollow, is_hollow
-from .isolated import reads_base_weights, rebuild
+from .isolated import FROM_ALL_LAYERS, peft_type, reads_base_weights, rebuild
 from .load import ADAPTER
 from .weights import BaseWeights
 
 Progress = Callable[[str], None]
 
 
-def examine(model: Any, base: Base, weights: BaseWeights, tensors: dict[str, torch.Tensor], progress: Progress) -> list[dict[str, Any]]:
+def examine(
+    model: Any, base: Base, weights: BaseWeights, tensors: dict[str, torch.Tensor], progress: Progress
+) -> list[dict[str, Any]]:
     """One :class:`layers.Merge` as JSON per adapted module of ``model``, which stands on a phantom base.
 
     ``tensors`` is the adapter's state dict; ``weights`` has adopted the base model.
@@ -111,6 +113,10 @@ def _examine_group(
     if not all(layer_check.merges(adapted[name]) for name in group):
         reason = f"`{type(adapted[group[0]]).__name__}` layers do not merge"
         return [layer_check.Merge(name, "unmergeable", reason) for name in group]
+    config = model.peft_config[ADAPTER]
+    if peft_type(config) in FROM_ALL_LAYERS:
+        reason = f"{peft_type(config)} decomposes the weights of all layers together; they cannot be merged one at a time"
+        return [layer_check.Merge(name, "not-run", reason) for name in group]
     parameters = {id(p): p for name in group for p in base_parameters(adapted[name]).values()}
     real: dict[int, torch.Tensor] = {}
     for key, parameter in parameters.items():
@@ -124,7 +130,6 @@ def _examine_group(
             return [layer_check.Merge(name, "not-run", f"the base is quantized ({tensor.dtype})") for name in group]
         real[key] = tensor
     with _materialised(parameters, real):
-        config = model.peft_config[ADAPTER]
         if not reads_base_weights(config):
             return layer_check.examine({name: adapted[name] for name in group}, bystanders)
         results: list[layer_check.Merge] = []
@@ -148,7 +153,7 @@ def _isolated(
     drift = float((one - other).abs().max() / one.abs().max().clamp_min(1e-30))
     # Two builds from the same files: what differs between them is not in the files. 1e-4 is far above float32 noise of
     # an SVD and far below the drift of a randomised one (1e-2 and more).
-    if drift > 1e-4:  # noqa: PLR2004
+    if drift > 1e-4:
         for result in results:
             result.status, result.difference, result.bound = "not-reproducible", drift, 1e-4
     return results

@@ -120,9 +120,8 @@ def _renamer(model: Any) -> Callable[[str], str]:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightRenaming
 
-        for transform in get_model_conversion_mapping(model):
-            if isinstance(transform, WeightRenaming):
-                steps.append(lambda key, t=transform: t.rename_source_key(key)[0])  # type: ignore[misc]
+        renamings = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
+        steps += [lambda key, t=t: t.rename_source_key(key)[0] for t in renamings]  # type: ignore[misc]
     except (ImportError, AttributeError, TypeError):
         # transformers before 5 has neither module; its renamings are the mapping above.
         pass

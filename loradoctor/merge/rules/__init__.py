@@ -1,0 +1,1 @@
+"""LD80x: what merging an adapter into its base would do."""

@@ -1,0 +1,239 @@
+"""The base model of an adapter: find it, have the torch side examine the two together, and put what it says into evidence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loradoctor.checkpoint.evidence import Evidence, LoadOutcome, ModuleMerge, ShapeMismatch
+from loradoctor.checkpoint.layout import TargetError, cached_snapshot
+from loradoctor.diagnostic import Check, Severity
+from loradoctor.merge.summary import NAME as MERGE
+from loradoctor.merge.summary import summarise
+from loradoctor.oracle.client import BadInterpreter, TorchSideMissing, ask
+
+if TYPE_CHECKING:
+    from loradoctor.checkpoint.checkpoint import Checkpoint
+    from loradoctor.checkpoint.run import CheckOptions
+
+LOADS = "loads"
+FORWARD = "forward"
+LOADER = "PeftModel.from_pretrained"
+_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+_HEADS = re.compile(
+    r"(?:^|\.)(?:score|classifier|(?:classifier|classification_head)\.out_proj)"
+    r"(?:\.modules_to_save(?:\.\w+)?)?\.weight$"
+)
+_MATRIX = 2
+
+
+def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
+    """What the torch side finds out about ``checkpoint`` on its base model.
+
+    Raises :class:`TargetError` when the user insists on a base or an interpreter that cannot be had, and
+    :class:`~loradoctor.oracle.client.TorchSideFailed` when the child process did not answer.
+    """
+    insisted = options.base != "auto"
+    found, reason = _insisted(options) if insisted else _nearby(checkpoint, online=options.online)
+    named = _named(checkpoint)
+    obstacle = reason or _unloadable(checkpoint)
+    if obstacle:
+        return Evidence(base=found, checks=_not_run(checkpoint, options, obstacle), named=named)
+    wanted = options.merge and not _vacuous(checkpoint)
+    request = {
+        "adapter": str(checkpoint.directory),
+        "base": found,
+        "online": options.online,
+        "merge": wanted,
+        "forward": options.forward,
+        "num_labels": _labels(checkpoint),
+    }
+    try:
+        answer = ask(request, python=options.python or options.settings.python, timeout=options.timeout)
+    except BadInterpreter as error:
+        raise TargetError(str(error)) from error
+    except TorchSideMissing as error:
+        if insisted:
+            raise TargetError(f"`--base {options.base}` needs the torch side, but {error}") from error
+        return Evidence(base=found, checks=_not_run(checkpoint, options, str(error)), named=named)
+    return _evidence(checkpoint, options, str(found), answer, named)
+
+
+def _insisted(options: CheckOptions) -> tuple[str, str]:
+    asked = options.base
+    if Path(asked).is_dir():
+        if not (Path(asked) / "config.json").is_file():
+            raise TargetError(f"`{asked}` is not a base model: there is no `config.json` in it")
+        return str(Path(asked).resolve()), ""
+    if _HUB_ID.fullmatch(asked):
+        if snapshot := _snapshot(asked, "main"):
+            return snapshot, ""
+        if options.online:
+            return asked, ""
+        raise TargetError(f"the base `{asked}` is not on this machine; `--online` permits fetching it")
+    raise TargetError(f"the base `{asked}` does not exist")
+
+
+def _nearby(checkpoint: Checkpoint, *, online: bool) -> tuple[str | None, str]:
+    """The base that the config names, when it is on this machine; else None and why not."""
+    named = checkpoint.config.base if checkpoint.config is not None else None
+    if not named:
+        return None, "the config names no base model; `--base` says which one it is"
+    directory = checkpoint.directory.resolve()
+    last = Path(named.replace("\\", "/")).name
+    places = [Path(named), directory / named]
+    places += [directory.parent / last, directory.parent.parent / last] if last not in ("", ".", "..") else []
+    for place in places:
+        try:
+            if (place / "config.json").is_file():
+                return str(place.resolve()), ""
+        except (OSError, ValueError):
+            continue
+    if _HUB_ID.fullmatch(named):
+        if snapshot := _snapshot(named, _revision(checkpoint)):
+            return snapshot, ""
+        if online:
+            return named, ""
+    return None, f"the base model `{named}` is not on this machine; `--base DIR` names a copy, `--online` fetches it"
+
+
+def _snapshot(repository: str, revision: str) -> str | None:
+    snapshot = cached_snapshot(repository, revision)
+    return str(snapshot) if snapshot is not None and (snapshot / "config.json").is_file() else None
+
+
+def _revision(checkpoint: Checkpoint) -> str:
+    revision = checkpoint.config.get("revision") if checkpoint.config is not None else None
+    return revision if isinstance(revision, str) and re.fullmatch(r"[\w./-]+", revision) and ".." not in revision else "main"
+
+
+def _unloadable(checkpoint: Checkpoint) -> str:
+    """Why there is nothing that PEFT could be asked to load."""
+    if checkpoint.config is None:
+        return "there is no config that PEFT could read"
+    if checkpoint.weights is None or not checkpoint.tensors:
+        return "there are no tensors that PEFT could load"
+    if checkpoint.weights.name not in ("adapter_model.safetensors", "adapter_model.bin"):
+        return f"PEFT does not look for `{checkpoint.weights.name}`"
+    return ""
+
+
+def _named(checkpoint: Checkpoint) -> Mapping[str, str]:
+    """The errors that files, config, keys and shapes give without the base: code → message."""
+    from loradoctor.registry import family
+
+    found: dict[str, str] = {}
+    for rule in family("checkpoint"):
+        if rule.code.startswith(("LD5", "LD6")):
+            for finding in rule.check(checkpoint):
+                if (finding.severity or rule.severity) is Severity.ERROR:
+                    found.setdefault(rule.code, finding.message)
+    return found
+
+
+def _vacuous(checkpoint: Checkpoint) -> str:
+    return checkpoint.structurally_broken or checkpoint.effectless or ""
+
+
+def _labels(checkpoint: Checkpoint) -> int | None:
+    """How many labels the saved classification head has; the base's config knows only how many it was made with."""
+    for name, tensor in checkpoint.tensors.items():
+        if _HEADS.search(name) and len(tensor.shape) == _MATRIX:
+            return tensor.shape[0]
+    return None
+
+
+def _not_run(checkpoint: Checkpoint, options: CheckOptions, reason: str) -> tuple[Check, ...]:
+    checks = [Check(checkpoint.path, LOADS, "not-run", reason), _merge_not_run(checkpoint, options, reason)]
+    if options.forward:
+        checks.append(Check(checkpoint.path, FORWARD, "not-run", reason))
+    return tuple(checks)
+
+
+def _merge_not_run(checkpoint: Checkpoint, options: CheckOptions, reason: str) -> Check:
+    if broken := _vacuous(checkpoint):
+        return Check(checkpoint.path, MERGE, "vacuous", broken)
+    return Check(checkpoint.path, MERGE, "not-run", reason if options.merge else "`--no-merge`")
+
+
+def _evidence(
+    checkpoint: Checkpoint, options: CheckOptions, base: str, answer: Mapping[str, Any], named: Mapping[str, str]
+) -> Evidence:
+    versions = answer.get("versions", {})
+    if "base_error" in answer:
+        reason = f"the base model cannot be built: {answer['base_error']}"
+        return Evidence(base=base, checks=_not_run(checkpoint, options, reason), facts={"torch_side": versions}, named=named)
+    loads = _outcome(answer)
+    merge = tuple(ModuleMerge(**{**m, "shared_with": tuple(m["shared_with"])}) for m in answer.get("merge", ()))
+    checks = [_loads_check(checkpoint, loads), _merge_check(checkpoint, options, loads, merge, answer)]
+    if options.forward:
+        checks.append(_forward_check(checkpoint, answer))
+    return Evidence(
+        base=base,
+        loads=loads,
+        merge=merge,
+        checks=tuple(checks),
+        facts={"base_path": base, "base_class": loads.class_name, "loaders": {LOADER: loads.status}, "torch_side": versions},
+        named=named,
+        unmergeable=str(answer.get("unmergeable", "")),
+    )
+
+
+def _outcome(answer: Mapping[str, Any]) -> LoadOutcome:
+    raw = dict(answer["loads"])
+    lists = {k: tuple(raw[k]) for k in ("missing", "unexpected", "overwritten", "warnings")}
+    return LoadOutcome(
+        status=raw["status"],
+        loaded=raw["loaded"],
+        total=raw["total"],
+        mismatched=tuple(ShapeMismatch(key, tuple(found), tuple(wanted)) for key, found, wanted in raw["mismatched"]),
+        error_type=raw["error_type"],
+        error=raw["error"],
+        expected={k: tuple(v) for k, v in raw["expected"].items()},
+        modules=tuple(answer.get("modules", ())),
+        class_name=str(answer.get("class", "")),
+        **lists,
+    )
+
+
+def _loads_check(checkpoint: Checkpoint, loads: LoadOutcome) -> Check:
+    reason = f"`{LOADER}` on {loads.class_name}: {loads.loaded} of {loads.total} tensors"
+    if loads.error_type:
+        reason = f"`{LOADER}` on {loads.class_name} raises {loads.error_type}"
+    elif loads.missing:
+        reason += f", {len(loads.missing)} missing"
+    return Check(checkpoint.path, LOADS, "passed" if loads.status == "fully" else "failed", reason)
+
+
+def _merge_check(
+    checkpoint: Checkpoint,
+    options: CheckOptions,
+    loads: LoadOutcome,
+    merge: tuple[ModuleMerge, ...],
+    answer: Mapping[str, Any],
+) -> Check:
+    if broken := _vacuous(checkpoint):
+        return Check(checkpoint.path, MERGE, "vacuous", broken)
+    if loads.status == "raises":
+        return Check(checkpoint.path, MERGE, "vacuous", "PEFT does not load the adapter onto this base")
+    if loads.missing:
+        return Check(checkpoint.path, MERGE, "vacuous", f"{len(loads.missing)} tensors that PEFT needs are not in the file")
+    if not options.merge:
+        return Check(checkpoint.path, MERGE, "not-run", "`--no-merge`")
+    if reason := answer.get("unmergeable") or answer.get("merge_error"):
+        return Check(checkpoint.path, MERGE, "not-run", str(reason))
+    return summarise(checkpoint.path, merge)
+
+
+def _forward_check(checkpoint: Checkpoint, answer: Mapping[str, Any]) -> Check:
+    ran = answer.get("forward")
+    if not ran:
+        reason = str(answer.get("forward_error", "PEFT does not load the adapter onto this base"))
+        return Check(checkpoint.path, FORWARD, "not-run", reason)
+    # float32 noise of a whole model is about 1e-6; one percent of the adapter's own effect is where it starts to matter.
+    bound = max(1e-5, 0.01 * ran["effect"])
+    status = "passed" if ran["difference"] <= bound else "failed"
+    reason = "largest absolute difference of the first output in float32, merged against unmerged; informational"
+    return Check(checkpoint.path, FORWARD, status, reason, ran["difference"], bound, ran["effect"])

@@ -1,0 +1,223 @@
+"""Adapter against base model: the one reason why they do not fit together, found in what PEFT did with them.
+
+Several rules report the result, each its own kind; a single diagnosis keeps them from reporting one cause twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loradoctor.checkpoint.checkpoint import Checkpoint
+    from loradoctor.checkpoint.evidence import LoadOutcome, ShapeMismatch
+    from loradoctor.diagnostic import Finding
+
+# Errors from the files alone that leave loading untouched; after any other the load says nothing new.
+HARMLESS = frozenset({"LD608"})
+
+MOSTLY = 0.9
+"""share of the stray keys that a change of prefix must explain; a few saved extras may stay behind"""
+
+_LAYER = re.compile(r"\.(\d+)\.")
+_VOCABULARY = frozenset({"embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "embedding"})
+_NO_TARGET = ("NoMatchingPeftModuleError",)
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why the adapter does not fit: ``kind`` picks the rule, ``keys`` are the tensors or modules concerned."""
+
+    kind: str
+    keys: tuple[str, ...] = ()
+    detail: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixChange:
+    """Replace ``old`` by ``new`` at the start of the keys; ``added`` and ``removed`` are the path components that differ."""
+
+    old: str
+    new: str
+    added: str
+    removed: str
+
+
+def diagnose(checkpoint: Checkpoint) -> Misfit | None:
+    """The reason why the base does not take the adapter, None when it does or when the files alone already say why not."""
+    evidence = checkpoint.evidence
+    if evidence is None or evidence.loads is None or set(evidence.named) - HARMLESS:
+        return None
+    loads = evidence.loads
+    if loads.status == "fully":
+        return None
+    for look in (_prefix, _shapes, _depth, _architecture, _rest):
+        if misfit := look(checkpoint, loads):
+            return misfit
+    return None
+
+
+def _prefix(checkpoint: Checkpoint, loads: LoadOutcome) -> Misfit | None:
+    if loads.expected:
+        taken = set(loads.expected)
+        strays = tuple(name for name in checkpoint.tensors if name not in taken)
+        open_ = [key for key in loads.expected if key not in checkpoint.tensors]
+    else:
+        known = set(loads.modules)
+        strays = tuple(dict.fromkeys(key.module for key in checkpoint.keys if key.role and key.module not in known))
+        open_ = list(loads.modules)
+    change = prefix_change(strays, open_)
+    if change is None:
+        return None
+    detail = {"old": change.old, "new": change.new, "added": change.added, "removed": change.removed}
+    return Misfit("prefix", strays, detail)
+
+
+def prefix_change(strays: Sequence[str], wanted: Collection[str]) -> PrefixChange | None:
+    """The only replacement of leading path components that makes (nearly) all ``strays`` one of ``wanted``, if there is one."""
+    if not strays:
+        return None
+    pool = set(wanted)
+    scores: dict[tuple[str, str], int] = {}
+    first = strays[0].split(".")
+    for candidate in pool:
+        pair = _heads(first, candidate.split("."))
+        if pair is not None and pair not in scores:
+            old, new = pair
+            scores[pair] = sum(s.startswith(old) and new + s[len(old) :] in pool for s in strays)
+    best = max(scores.values(), default=0)
+    winners = [pair for pair, score in scores.items() if score == best]
+    if best < MOSTLY * len(strays) or len(winners) != 1:
+        return None
+    old, new = winners[0]
+    removed, added = _difference(old, new)
+    return PrefixChange(old, new, added, removed)
+
+
+def _heads(first: list[str], other: list[str]) -> tuple[str, str] | None:
+    """What stands before the longest common tail of two paths; None when no tail or nothing else differs."""
+    length = 0
+    while length < min(len(first), len(other)) and first[-1 - length] == other[-1 - length]:
+        length += 1
+    if length == 0 or len(first) == len(other) == length:
+        return None
+    return _dotted(first[: len(first) - length]), _dotted(other[: len(other) - length])
+
+
+def _difference(old: str, new: str) -> tuple[str, str]:
+    before, after = old.split(".")[:-1], new.split(".")[:-1]
+    while before and after and before[0] == after[0]:
+        before, after = before[1:], after[1:]
+    return _dotted(before), _dotted(after)
+
+
+def _dotted(parts: list[str]) -> str:
+    return "".join(f"{part}." for part in parts)
+
+
+def _shapes(_: Checkpoint, loads: LoadOutcome) -> Misfit | None:
+    if not loads.mismatched:
+        return None
+    keys = tuple(m.key for m in loads.mismatched)
+    first = loads.mismatched[0]
+    detail = {"key": first.key, "found": list(first.found), "wanted": list(first.wanted)}
+    if all(_resized(m) for m in loads.mismatched):
+        return Misfit("vocabulary", keys, detail)
+    return Misfit("shapes", keys, detail)
+
+
+def _resized(mismatch: ShapeMismatch) -> bool:
+    """Whether only the number of tokens differs, in an embedding or an output layer."""
+    parts = mismatch.key.split(".")
+    where = _VOCABULARY & set(parts)
+    axis = 1 if "lora_embedding_A" in parts else 0
+    same_rank = len(mismatch.found) == len(mismatch.wanted) and len(mismatch.found) > axis
+    rest = [i for i in range(len(mismatch.found)) if i != axis]
+    return bool(where) and same_rank and all(mismatch.found[i] == mismatch.wanted[i] for i in rest)
+
+
+def _depth(checkpoint: Checkpoint, loads: LoadOutcome) -> Misfit | None:
+    mine = set(_layers(checkpoint.tensors))
+    theirs = set(_layers(loads.expected))
+    if not mine or not theirs or loads.error_type:
+        return None
+    beyond = [key for key in loads.unexpected if set(_layers([key])) - theirs]
+    uncovered = [key for key in loads.missing if set(_layers([key])) - mine]
+    detail = {"adapter_layers": max(mine) + 1, "base_layers": max(theirs) + 1}
+    if beyond and len(beyond) == len(loads.unexpected) and not loads.missing:
+        return Misfit("deeper", tuple(beyond), detail)
+    contiguous = mine == set(range(len(mine)))
+    if uncovered and len(uncovered) == len(loads.missing) and not loads.unexpected and contiguous:
+        return Misfit("shallower", tuple(uncovered), detail)
+    return None
+
+
+def _layers(keys: Collection[str] | Mapping[str, object]) -> Iterator[int]:
+    for key in keys:
+        if match := _LAYER.search(key):
+            yield int(match[1])
+
+
+def _architecture(checkpoint: Checkpoint, loads: LoadOutcome) -> Misfit | None:
+    known = set(loads.modules)
+    absent = tuple(dict.fromkeys(key.module for key in checkpoint.keys if key.role and key.module and key.module not in known))
+    unmatched = loads.error_type in _NO_TARGET or "not found in the base model" in loads.error
+    if not absent or not (unmatched or loads.unexpected):
+        return None
+    total = len({key.module for key in checkpoint.keys if key.role and key.module})
+    return Misfit("architecture", absent, {"absent": len(absent), "modules": total})
+
+
+def _rest(_: Checkpoint, loads: LoadOutcome) -> Misfit | None:
+    if loads.error_type:
+        return Misfit("raises", (), {"error": f"{loads.error_type}: {_line(loads.error)}".rstrip(": ")})
+    if loads.missing:
+        shifted = bool(loads.unexpected)
+        return Misfit("missing", loads.missing, {"shifted": shifted})
+    if loads.unexpected:
+        return Misfit("unused", loads.unexpected, {"tensors": loads.total})
+    return None
+
+
+def _line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # torch's `Error(s) in loading state_dict for X:` says nothing; what is wrong stands on the next line.
+    first = lines[1] if len(lines) > 1 and lines[0].endswith(":") else (lines[0] if lines else "")
+    return first[:240]
+
+
+def shown(keys: Sequence[str], limit: int = 3) -> str:
+    """Up to three names in backticks and how many more there are."""
+    names = ", ".join(f"`{key}`" for key in keys[:limit])
+    return names + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
+
+
+def data(misfit: Misfit) -> dict[str, object]:
+    """What a program needs to know about the misfit."""
+    return {"cause": misfit.kind, "count": len(misfit.keys), "examples": list(misfit.keys[:3]), **misfit.detail}
+
+
+def missing_on_base(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """The finding for tensors that PEFT expects on this base and the file does not have (part of `missing-tensors`)."""
+    misfit = diagnose(checkpoint)
+    if misfit is None or misfit.kind != "missing" or checkpoint.evidence is None or checkpoint.evidence.loads is None:
+        return
+    loads = checkpoint.evidence.loads
+    help_ = (
+        "PEFT warns at most and leaves these modules as they were initialised: they do nothing. "
+        "Save the adapter again, or name fewer `target_modules`"
+    )
+    if misfit.detail.get("shifted"):
+        help_ = (
+            "the file also has tensors for modules that are not adapted here: the layer numbers may be shifted. "
+            "Save the adapter again from the model it was trained on"
+        )
+    yield checkpoint.finding(
+        f"{len(misfit.keys)} of {len(loads.expected)} tensors that PEFT needs on `{loads.class_name}` are not in the "
+        f"file: {shown(misfit.keys)}",
+        key=misfit.keys[0],
+        help=help_,
+        data=data(misfit),
+    )

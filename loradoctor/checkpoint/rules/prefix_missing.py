@@ -1,0 +1,64 @@
+"""LD604: module paths that would fit with another prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from loradoctor.checkpoint.fit import Misfit, data, diagnose, shown
+from loradoctor.diagnostic import Finding, Severity
+from loradoctor.rule import rule
+
+if TYPE_CHECKING:
+    from loradoctor.checkpoint.checkpoint import Checkpoint
+
+PREFIX = "base_model.model."
+
+
+@rule("LD604", Severity.ERROR, "K4")
+def prefix_missing(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """The keys carry another path prefix than the base model's modules.
+
+    PEFT looks for `base_model.model.` followed by the path of the module in the model it is given. An adapter trained on the
+    backbone
+    (`AutoModel`, paths start at `layers.`) and loaded onto the model with a head (paths start at `model.layers.`), trained on a
+    vision-language model and loaded onto its text model, or written by hand without `base_model.model.` has no key that matches.
+    Loading succeeds with a warning, and the model answers exactly like the base model.
+
+    Load the adapter onto the class it was trained on, or rename the keys: the finding names the components to add or to remove.
+    """
+    bare = tuple(key.name for key in checkpoint.keys if "no-prefix" in key.problems)
+    if bare and len(bare) == len([key for key in checkpoint.keys if key.role]):
+        yield checkpoint.finding(
+            f"{len(bare)} tensors lack the `{PREFIX}` that PEFT puts before every module path: {shown(bare)}",
+            key=bare[0],
+            help="PEFT loads none of them and the model answers like the base model: "
+            f"save with `save_pretrained`, or add `{PREFIX}` to every key",
+            data={"cause": "no-prefix", "count": len(bare), "examples": list(bare[:3]), "added": PREFIX, "removed": ""},
+        )
+        return
+    misfit = diagnose(checkpoint)
+    if misfit is not None and misfit.kind == "prefix":
+        yield checkpoint.finding(_message(checkpoint, misfit), key=misfit.keys[0], help=_help(misfit), data=data(misfit))
+
+
+def _message(checkpoint: Checkpoint, misfit: Misfit) -> str:
+    added, removed = misfit.detail["added"], misfit.detail["removed"]
+    if added and removed:
+        change = f"with `{added}` in place of `{removed}`"
+    else:
+        change = f"with `{added}` added" if added else f"without `{removed}`"
+    loads = checkpoint.evidence.loads if checkpoint.evidence else None
+    base = loads.class_name if loads else "the base model"
+    return f"the module paths of {len(misfit.keys)} tensors would fit `{base}` {change}: {shown(misfit.keys)}"
+
+
+def _help(misfit: Misfit) -> str:
+    added, removed = str(misfit.detail["added"]), str(misfit.detail["removed"])
+    consequence = "PEFT loads none of them, warns at most, and the model answers like the base model"
+    if added and not removed and "base_model" not in added:
+        return f"{consequence}: the adapter was trained on the backbone. Load it onto `AutoModel`, or add `{added}` to the keys"
+    if removed and not added and "base_model" not in removed:
+        return f"{consequence}: it was trained on a model around this one. Load it there, or remove `{removed}` from the keys"
+    old, new = misfit.detail["old"], misfit.detail["new"]
+    return f"{consequence}. Load it onto the class it was trained on, or replace `{old}` by `{new}` in the keys"

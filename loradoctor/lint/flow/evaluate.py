@@ -204,6 +204,21 @@ def _lambda(_: Machine, node: ir.Lambda, state: State, scope: int) -> Outcomes:
     return [(Function(node, scope), state)]
 
 
+def _compare(machine: Machine, node: ir.Compare, state: State, scope: int) -> Outcomes:
+    if node.op in ("is", "is not", "==", "!="):
+        return _test(machine, node, state, scope)
+    outcomes: Outcomes = []
+    for (left, right), after in many(machine, (node.left, node.right), state, scope):  # type: ignore[misc]
+        named = isinstance(left, (Known, Unknown)) and isinstance(right, (Known, Unknown)) and node.op != "?"
+        key = f"{_label(left)} {node.op} {_label(right)}" if named else ""
+        outcomes.append((Unknown(key) if key else machine.fresh(node.uid, after), after))
+    return outcomes
+
+
+def _label(value: Value) -> str:
+    return value.key if isinstance(value, Unknown) else repr(getattr(value, "value", None))
+
+
 def _test(machine: Machine, node: ir.Not | ir.Compare, state: State, scope: int) -> Outcomes:
     yes, no = guards.branch(machine, node, state, scope)
     if yes and no and len(yes) == len(no) == 1 and yes[0].same_world(no[0]):
@@ -329,7 +344,7 @@ _HANDLERS: dict[type[ir.Expr], Callable[..., Outcomes]] = {
     ir.Mapping: _mapping,
     ir.Lambda: _lambda,
     ir.Not: _test,
-    ir.Compare: _test,
+    ir.Compare: _compare,
     ir.BoolOp: _boolean,
     ir.Choice: _choice,
     ir.Subscript: _subscript,

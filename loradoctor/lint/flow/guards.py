@@ -18,8 +18,8 @@ Ways = tuple[list["State"], list["State"]]
 def branch(machine: Machine, test: ir.Expr, state: State, scope: int) -> Ways:
     """The paths on which ``test`` holds and those on which it does not."""
     match test:
-        case ir.Not(value=value):
-            yes, no = branch(machine, value, state, scope)
+        case ir.Not(value=inner):
+            yes, no = branch(machine, inner, state, scope)
             return no, yes
         case ir.BoolOp(op=op, left=left, right=right):
             return _both(machine, op, left, right, state, scope)
@@ -30,12 +30,13 @@ def branch(machine: Machine, test: ir.Expr, state: State, scope: int) -> Ways:
             setting = state.vars.get((0, name))
             if isinstance(setting, Known) and isinstance(setting.value, bool) and machine.assigned[name] == 1 and scope >= 0:
                 return _setting(name, setting.value, machine.lookup(name, scope, state), state)
-    yes, no = [], []
+    taken_any: list[State] = []
+    skipped_any: list[State] = []
     for value, after in evaluate.evaluate(machine, test, state, scope):
         taken, skipped = _truth(value, after)
-        yes += taken
-        no += skipped
-    return yes, no
+        taken_any += taken
+        skipped_any += skipped
+    return taken_any, skipped_any
 
 
 def _both(machine: Machine, op: str, left: ir.Expr, right: ir.Expr, state: State, scope: int) -> Ways:

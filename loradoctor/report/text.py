@@ -126,9 +126,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _where(report: Report) -> str:
-    sources = sum(s.kind in SOURCE_KINDS for s in report.subjects)
-    others = len(report.subjects) - sources
-    named = [_count(n, noun) for n, noun in ((sources, "file"), (others, "checkpoint")) if n]
+    others = {s.path for s in report.subjects if s.kind not in SOURCE_KINDS}
+    # A file that does not parse is no subject, but it was looked at.
+    sources = {s.path for s in report.subjects} | {d.subject for d in report.diagnostics}
+    named = [_count(n, noun) for n, noun in ((len(sources - others), "file"), (len(others), "checkpoint")) if n]
     if named:
         return f" in {' and '.join(named)}"
     return "" if report.diagnostics else ": no code here uses PEFT"

@@ -203,7 +203,8 @@ def _state_dict(path: Path, data: bytes, where: Any) -> Header:
 def _info(path: Path, name: str, tensor: Tensor, span: tuple[int, int]) -> TensorInfo:
     width = BITS[tensor.dtype] // 8
     start = span[0] + tensor.offset * width
-    dense, step = [], 1
+    dense: list[int] = []
+    step = 1
     for length in reversed(tensor.shape):
         dense.insert(0, step)
         step *= length

@@ -13,9 +13,16 @@ from loradoctor.checkpoint.methods.lora import scaling_of
 from loradoctor.checkpoint.target_modules import pattern_key
 
 _VARIANTS = (
-    ("use_dora", "DoRA"), ("use_rslora", "rsLoRA"), ("use_qalora", "QALoRA"), ("alora_invocation_tokens", "aLoRA"), 
-    ("layer_replication", "layer replication"),    ("use_bdlora", "BD-LoRA"), ("kasa_config", "KaSA"), ("velora_config", "VeLoRA"), ("monteclora_config", "MonteCLoRA"),
-)  # fmt: skip
+    ("use_dora", "DoRA"),
+    ("use_rslora", "rsLoRA"),
+    ("use_qalora", "QALoRA"),
+    ("alora_invocation_tokens", "aLoRA"),
+    ("layer_replication", "layer replication"),
+    ("use_bdlora", "BD-LoRA"),
+    ("kasa_config", "KaSA"),
+    ("velora_config", "VeLoRA"),
+    ("monteclora_config", "MonteCLoRA"),
+)
 _NOT_TRAINED = frozenset({"base_layer", "original_module"})
 
 

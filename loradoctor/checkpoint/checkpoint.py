@@ -80,7 +80,8 @@ class Checkpoint:
     def keys(self) -> tuple[Key, ...]:
         """Every tensor name taken apart, wrapper prefixes removed."""
         hosted = self.config is not None and self.config.base is not None
-        return parse(self.tensors, self.tensor_method, hosted=hosted)
+        foreign = self.foreign is not None or bool(self.faults_of("foreign-format"))
+        return parse(self.tensors, self.tensor_method, hosted=hosted, foreign=foreign)
 
     @cached_property
     def by_module(self) -> Mapping[str, Mapping[str, Key]]:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from loradoctor.checkpoint.fault import Fault, ReadError
 from loradoctor.checkpoint.tensor import BITS, TensorInfo
@@ -131,7 +131,7 @@ def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
     return info
 
 
-def _naturals(value: Any) -> bool:
+def _naturals(value: object) -> TypeGuard[list[int]]:
     # bool is an int to Python, and 2**63 overflows every reader.
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loradoctor.checkpoint.methods import Method
 
@@ -41,11 +41,18 @@ class Key:
         return self.module.rpartition(".")[2]
 
 
-def parse(names: Iterable[str], method: Method, *, hosted: bool) -> tuple[Key, ...]:
-    """Every name taken apart. ``hosted`` says that the base is a published model, whose top level is never called ``module``."""
+def parse(names: Iterable[str], method: Method, *, hosted: bool, foreign: bool = False) -> tuple[Key, ...]:
+    """Every name taken apart.
+
+    ``hosted`` says that the base is a published model, whose top level is never called ``module``; ``foreign`` that the names are
+    another tool's, which never have PEFT's prefix.
+    """
     listed = tuple(names)
     strip_module = hosted and _all_below(listed, f"{PREFIX}module.")
-    return tuple(_parse(name, method, strip_module=strip_module) for name in listed)
+    keys = tuple(_parse(name, method, strip_module=strip_module) for name in listed)
+    if not foreign:
+        return keys
+    return tuple(replace(k, problems=tuple(p for p in k.problems if p != "no-prefix")) for k in keys)
 
 
 def _all_below(names: tuple[str, ...], prefix: str) -> bool:

@@ -26,10 +26,10 @@ REBUILDERS = frozenset(
 )
 DANGEROUS = frozenset(
     {
-        "posix", "nt", "os", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "pickle", "_pickle", "marshal",
-        "ctypes", "code", "codeop", "pty", "platform", "webbrowser", "requests", "urllib", "multiprocessing", "commands", "pip", "pdb",
-        "bdb", "timeit", "cProfile", "profile", "http", "ftplib", "smtplib", "telnetlib", "xmlrpc", "zipimport", "imp", "pkgutil",
-        "pydoc",
+        "posix", "nt", "os", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "pickle", "_pickle",
+        "marshal", "ctypes", "code", "codeop", "pty", "platform", "webbrowser", "requests", "urllib", "multiprocessing",
+        "commands", "pip", "pdb", "bdb", "timeit", "cProfile", "profile", "http", "ftplib", "smtplib", "telnetlib",
+        "xmlrpc", "zipimport", "imp", "pkgutil", "pydoc",
     }
 )  # fmt: skip
 """Top-level modules whose functions no saved model needs and an attack usually does."""
@@ -140,8 +140,9 @@ def walk(data: bytes) -> tuple[Any, tuple[str, ...]]:
 
 _PUSH = frozenset(
     {
-        "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE",
-        "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "FLOAT", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+        "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING",
+        "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "FLOAT", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES",
+        "BINBYTES8", "BYTEARRAY8",
     }
 )  # fmt: skip
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}

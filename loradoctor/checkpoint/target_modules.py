@@ -44,7 +44,7 @@ def decide(config: AdapterConfig, module: str) -> Verdict:
     if isinstance(targets, str):
         if targets.lower() == ALL_LINEAR:
             return Verdict(targeted=None, because="target_modules")
-        found = _compile(targets).fullmatch(module) is not None
+        found: bool | None = _compile(targets).fullmatch(module) is not None
     else:
         found = _in_list(targets, config.raw, module)
         if found is None:

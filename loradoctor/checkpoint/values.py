@@ -142,4 +142,5 @@ def _values(dtype: str, bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return bits.view(_PLAIN[dtype]).astype("<f8")
     import ml_dtypes
 
-    return bits.view(getattr(ml_dtypes, _ML_DTYPES[dtype])).astype("<f4")
+    values: np.ndarray[Any, Any] = bits.view(getattr(ml_dtypes, _ML_DTYPES[dtype])).astype("<f4")
+    return values

@@ -44,8 +44,7 @@ def _nothing_of_the_method(checkpoint: Checkpoint, config: AdapterConfig) -> Ite
     wanted = "`prompt_embeddings`" if checkpoint.method.prompt else listed(f"{p}…" for p in checkpoint.method.prefixes)
     names = list(checkpoint.tensors)
     yield checkpoint.finding(
-        f"there is no tensor of {checkpoint.method.peft_type} ({wanted}) among the {counted(len(names), 'tensor')}: "
-        f"{listed(names)}",
+        f"the file has no tensor of {checkpoint.method.peft_type} ({wanted}), only {listed(names)}",
         key=names[0],
         help="PEFT loads nothing of the adapter or stops with a KeyError: save it again with `save_pretrained`",
         data=evidence("method-absent", names),

@@ -86,8 +86,9 @@ def _examine(checkpoint: Checkpoint, options: CheckOptions) -> tuple[Checkpoint,
     except TargetError:
         raise
     except Exception as error:  # noqa: BLE001 -- the light tier's findings must survive whatever happens over there
-        reason = f"the torch side failed with {type(error).__name__}: "
-        f"{str(error).splitlines()[0] if str(error) else 'no reason given'}"
+        said = str(error).splitlines()[0] if str(error) else "no reason given"
+        failed_there = type(error).__name__ == "TorchSideFailed"
+        reason = f"the torch side {said}" if failed_there else f"the torch side failed with {type(error).__name__}: {said}"
         finding = Finding(
             reason, Location(checkpoint.path), help="the files themselves were checked; the fit to the base model was not"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -73,7 +73,7 @@ def _candidates(config: Any, adapter: dict[str, Any]) -> list[Any]:
     def concrete(name: Any) -> Any:
         found = getattr(transformers, name, None) if isinstance(name, str) else None
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-            return found._from_config  # noqa: SLF001 -- what AutoModel.from_config calls
+            return cast("Any", found)._from_config  # noqa: SLF001 -- what AutoModel.from_config calls
         return None
 
     mapping = adapter.get("auto_mapping")

@@ -115,7 +115,7 @@ def probe(layer: nn.Module) -> tuple[torch.Tensor, ...]:
 
 def base_of(layer: nn.Module) -> nn.Module:
     """The module of the base model that ``layer`` adapts."""
-    base = layer.get_base_layer()  # type: ignore[operator]
+    base = layer.get_base_layer()
     assert isinstance(base, nn.Module)  # noqa: S101 -- PEFT's own promise
     return base
 
@@ -193,7 +193,7 @@ def _storage(
     stored = _copies(layers, None)
     slack = {name: _slack(layer) for name, layer in stored.items()}
     for layer in stored.values():
-        layer.merge()  # type: ignore[operator]
+        layer.merge()
     for result in results:
         name = result.module
         target, found, original = _weight(exact[name]), _weight(stored[name]), originals[name]
@@ -238,13 +238,13 @@ def _slack(layer: nn.Module) -> torch.Tensor | None:
     if method(layer) != "LORA" or len(names) != 1 or names[0] not in getattr(layer, "lora_A", {}):
         return None
     name = names[0]
-    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight  # type: ignore[index,union-attr]
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
     variant = getattr(layer, "lora_variant", None)
     if a.dim() != 2 or a.dtype != torch.float32 or b.dtype != torch.float32 or (variant is not None and name in variant):
         return None
     if getattr(layer, "use_dora", {}).get(name):
         return None
-    product = (b.abs() @ a.abs()) * (abs(float(layer.scaling[name])) * (a.shape[0] + 2) * 2.0**-24)  # type: ignore[index]
+    product = (b.abs() @ a.abs()) * (abs(float(layer.scaling[name])) * (a.shape[0] + 2) * 2.0**-24)
     weight = _weight(layer)
     product = product.T if getattr(layer, "fan_in_fan_out", False) else product
     return product if product.shape == weight.shape else None

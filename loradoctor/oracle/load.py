@@ -143,8 +143,9 @@ def _judge(outcome: Outcome, record: _Record, base: Base) -> None:
     # Some methods consume or regenerate what they save (prompt embeddings, SHiRA's indices, VeRA's shared projections): a key
     # that PEFT itself would write is neither missing nor unexpected when the file has it.
     outcome.missing = [k for k, name in record.expected.items() if (name or k) not in given and k not in record.stored]
-    outcome.unexpected = [key for key in given if key not in state and key not in record.expected]
-    outcome.overwritten = sorted(key for key in landed & base_names if key not in mapped)
+    outcome.unexpected = [key for key in given if key not in state and key not in record.expected and not _double(key, record)]
+    inactive = ".original_module."
+    outcome.overwritten = sorted(key for key in landed & base_names if key not in mapped and inactive not in key)
     outcome.loaded = max(0, outcome.total - len(outcome.unexpected) - len(outcome.mismatched))
     hit = len(record.expected) - len(outcome.missing)
     if outcome.error_type:
@@ -155,3 +156,8 @@ def _judge(outcome: Outcome, record: _Record, base: Base) -> None:
         outcome.loaded = len(outcome.overwritten)
     else:
         outcome.status = "partly" if outcome.missing or outcome.unexpected else "fully"
+
+
+def _double(key: str, record: _Record) -> bool:
+    # When the vocabulary was resized, PEFT saves `lm_head.modules_to_save.weight` beside the `lm_head.weight` that it loads.
+    return ".modules_to_save." in key and key.replace(".modules_to_save.", ".", 1) in record.stored

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.fit import missing_on_base
 from loradoctor.checkpoint.grid import Hole, holes
 from loradoctor.checkpoint.methods import UNKNOWN
 from loradoctor.checkpoint.methods.lora import halves
@@ -31,11 +32,12 @@ def missing_tensors(checkpoint: Checkpoint) -> Iterator[Finding]:
         return
     if not any(k.role and checkpoint.method.owns(k.role) for k in checkpoint.keys):
         yield from _nothing_of_the_method(checkpoint, config)
+    elif checkpoint.evidence is not None and checkpoint.evidence.loads is not None:
+        yield from missing_on_base(checkpoint)
     elif checkpoint.comparable is not None:
         if checkpoint.method.peft_type == "ADALORA":
             yield from _without_e(checkpoint)
-        if checkpoint.evidence is None or checkpoint.evidence.loads is None:
-            yield from _grid(checkpoint, config)
+        yield from _grid(checkpoint, config)
 
 
 def _nothing_of_the_method(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:

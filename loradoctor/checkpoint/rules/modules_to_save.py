@@ -26,7 +26,9 @@ def modules_to_save(checkpoint: Checkpoint) -> Iterator[Finding]:
     config = checkpoint.config
     if config is None or not checkpoint.tensors or checkpoint.foreign is not None:
         return
-    old = [k for k in checkpoint.keys if k.role == "modules_to_save"]
+    # After `resize_token_embeddings` PEFT itself writes such a key beside the plain one that it loads.
+    plain = {f"{k.module}.{k.suffix}" for k in checkpoint.keys if not k.role}
+    old = [k for k in checkpoint.keys if k.role == "modules_to_save" and f"{k.module}.{k.suffix}" not in plain]
     if old:
         names = [k.name for k in old]
         yield checkpoint.finding(

@@ -85,7 +85,7 @@ def prefix_change(strays: Sequence[str], wanted: Collection[str]) -> PrefixChang
     first = strays[0].split(".")
     for candidate in pool:
         pair = _heads(first, candidate.split("."))
-        if pair is not None and pair not in scores:
+        if pair is not None and pair not in scores and not _renumbers(*pair):
             old, new = pair
             scores[pair] = sum(s.startswith(old) and new + s[len(old) :] in pool for s in strays)
     best = max(scores.values(), default=0)
@@ -107,6 +107,12 @@ def _heads(first: list[str], other: list[str]) -> tuple[str, str] | None:
     return _dotted(first[: len(first) - length]), _dotted(other[: len(other) - length])
 
 
+def _renumbers(old: str, new: str) -> bool:
+    """Whether the two differ in a number only: then it is another layer, not another prefix."""
+    removed, added = _difference(old, new)
+    return removed.rstrip(".").isdigit() and added.rstrip(".").isdigit()
+
+
 def _difference(old: str, new: str) -> tuple[str, str]:
     before, after = old.split(".")[:-1], new.split(".")[:-1]
     while before and after and before[0] == after[0]:
@@ -121,10 +127,12 @@ def _dotted(parts: list[str]) -> str:
 def _shapes(_: Checkpoint, loads: LoadOutcome) -> Misfit | None:
     if not loads.mismatched:
         return None
-    keys = tuple(m.key for m in loads.mismatched)
-    first = loads.mismatched[0]
+    # `original_module` is a copy that PEFT saves along after a resize; the module itself is in the file as well.
+    own = [m for m in loads.mismatched if ".original_module." not in m.key] or list(loads.mismatched)
+    keys = tuple(m.key for m in own)
+    first = own[0]
     detail = {"key": first.key, "found": list(first.found), "wanted": list(first.wanted)}
-    if all(_resized(m) for m in loads.mismatched):
+    if all(_resized(m) for m in own):
         return Misfit("vocabulary", keys, detail)
     return Misfit("shapes", keys, detail)
 
@@ -165,7 +173,7 @@ def _architecture(checkpoint: Checkpoint, loads: LoadOutcome) -> Misfit | None:
     known = set(loads.modules)
     absent = tuple(dict.fromkeys(key.module for key in checkpoint.keys if key.role and key.module and key.module not in known))
     unmatched = loads.error_type in _NO_TARGET or "not found in the base model" in loads.error
-    if not absent or not (unmatched or loads.unexpected):
+    if not absent or not (unmatched or loads.unexpected) or _shifted(loads):
         return None
     total = len({key.module for key in checkpoint.keys if key.role and key.module})
     return Misfit("architecture", absent, {"absent": len(absent), "modules": total})
@@ -175,11 +183,16 @@ def _rest(_: Checkpoint, loads: LoadOutcome) -> Misfit | None:
     if loads.error_type:
         return Misfit("raises", (), {"error": f"{loads.error_type}: {_line(loads.error)}".rstrip(": ")})
     if loads.missing:
-        shifted = bool(loads.unexpected)
-        return Misfit("missing", loads.missing, {"shifted": shifted})
+        return Misfit("missing", loads.missing, {"shifted": _shifted(loads)})
     if loads.unexpected:
         return Misfit("unused", loads.unexpected, {"tensors": loads.total})
     return None
+
+
+def _shifted(loads: LoadOutcome) -> bool:
+    """Whether what is left over are the same tensors as what is missing, in other layers."""
+    left, wanted = ({_LAYER.sub(".#.", key, count=1) for key in keys} for keys in (loads.unexpected, loads.missing))
+    return bool(left) and left <= wanted
 
 
 def _line(text: str) -> str:

@@ -18,6 +18,9 @@ LOST_ERROR = 0.5
 ROUNDING_LIMIT = 2.0
 """worst storage error over what rounding explains; right merges stay at or below 1, a wrong one is orders above"""
 
+NOISE = 2.0**-22
+"""norm of the update over that of the weight below which it is the rounding of a float32 adapter, not something it has learned"""
+
 BAD = frozenset({"different", "shared", "not-reproducible", "not-finite"})
 CANNOT = frozenset({"unmergeable", "refused"})
 
@@ -28,7 +31,7 @@ def lost(modules: Sequence[ModuleMerge]) -> float | None:
     The overall share alone would hide many small updates behind one large one; the worst module alone would condemn an adapter
     for one module that hardly changes.
     """
-    known = [(m.lost, m.update) for m in modules if m.lost is not None and m.update]
+    known = [(m.lost, m.update) for m in modules if m.lost is not None and m.update and (m.effect or 0.0) > NOISE]
     if not known:
         return None
     overall = math.sqrt(sum((share * size) ** 2 for share, size in known) / sum(size**2 for _, size in known))
@@ -69,6 +72,8 @@ def _verdict(modules: Sequence[ModuleMerge], strength: float | None) -> tuple[st
     skipped = [m for m in modules if m.status == "not-run"]
     if not modules:
         return "not-run", "no adapted module was found"
+    if strength is not None and strength <= NOISE and not (cannot or skipped) and not any(m.overflow for m in modules):
+        return "vacuous", "the adapter changes no weight of this base, so equal outputs prove nothing"
     if bad:
         return "failed", f"{len(bad)} of {count} modules give another output once merged, first `{bad[0].module}`"
     if share is not None and share > LOST_ERROR:
@@ -77,8 +82,6 @@ def _verdict(modules: Sequence[ModuleMerge], strength: float | None) -> tuple[st
         return "not-run", f"{len(cannot)} of {count} modules cannot be merged: {cannot[0].reason}"
     if skipped:
         return "not-run", f"{len(skipped)} of {count} modules could not be compared: {skipped[0].reason}"
-    if not strength:
-        return "vacuous", "the adapter changes no weight of this base, so equal outputs prove nothing"
     kept = f"; {share:.1%} of the update is lost when stored as {modules[0].dtype}" if share is not None else ""
     plural = "module" if count == 1 else "modules"
     return "passed", f"{count} {plural} merged one by one in float64, outputs relative to each other{kept}"

@@ -82,6 +82,9 @@ def examine(layers: Mapping[str, nn.Module], bystanders: Sequence[str] = ()) -> 
                 result.status = "shared"
             results.append(result)
         _storage(results, layers, exact, originals)
+        for result in results:
+            if result.status == "shared" and not result.update:
+                result.status = "equal"
         return results
 
 

@@ -26,11 +26,11 @@ def examine(
     ``tensors`` is the adapter's state dict; ``weights`` has adopted the base model.
     """
     adapted = adapted_layers(model)
-    users = _users(model, adapted)
+    users = users_of_weights(model, adapted)
     found: list[dict[str, Any]] = []
-    for number, group in enumerate(_groups(adapted, users), 1):
+    for number, group in enumerate(groups(adapted, users), 1):
         progress(f"merging module {number} of {len(adapted)}")
-        bystanders = _bystanders(group, adapted, users)
+        bystanders = bystanders_of(group, adapted, users)
         for result in _examine_group(model, group, adapted, bystanders, base, weights, tensors):
             record = result.as_json()
             record["module"] = plain(result.module)
@@ -56,8 +56,9 @@ def plain(name: str) -> str:
     return name.removeprefix("base_model.model.").removesuffix(".token_adapter")
 
 
-def _users(model: nn.Module, adapted: dict[str, nn.Module]) -> dict[int, set[str]]:
-    # id(base parameter) → modules that compute with it; the frozen original under modules_to_save computes nothing
+def users_of_weights(model: nn.Module, adapted: dict[str, nn.Module]) -> dict[int, set[str]]:
+    """``id`` of every adapted base parameter → names of the modules that compute with it."""
+    # The frozen original under modules_to_save computes nothing, so it is not a user.
     own = {name: base_parameters(layer) for name, layer in adapted.items()}
     users: dict[int, set[str]] = {}
     for name, parameters in own.items():
@@ -72,7 +73,8 @@ def _users(model: nn.Module, adapted: dict[str, nn.Module]) -> dict[int, set[str
     return users
 
 
-def _groups(adapted: dict[str, nn.Module], users: dict[int, set[str]]) -> Iterator[list[str]]:
+def groups(adapted: dict[str, nn.Module], users: dict[int, set[str]]) -> Iterator[list[str]]:
+    """Adapted layers that share weights, together; most groups have one."""
     done: set[str] = set()
     for name in adapted:
         if name in done:
@@ -89,7 +91,8 @@ def _groups(adapted: dict[str, nn.Module], users: dict[int, set[str]]) -> Iterat
         yield sorted(group, key=list(adapted).index)
 
 
-def _bystanders(group: list[str], adapted: dict[str, nn.Module], users: dict[int, set[str]]) -> list[str]:
+def bystanders_of(group: list[str], adapted: dict[str, nn.Module], users: dict[int, set[str]]) -> list[str]:
+    """Modules without an adapter that compute with a weight of the group: merging changes them as well."""
     shared = [users[id(p)] for name in group for p in base_parameters(adapted[name]).values()]
     token_wrapper = any(name.endswith(".token_adapter") for name in group)
     # Trained tokens are rows of the tied matrix on both sides: PEFT gives both modules the same rows.

@@ -28,8 +28,7 @@ def parse(text: str) -> cst.Module:
     try:
         return cst.parse_module(text)
     except cst.ParserSyntaxError as error:
-        reason = error.message.split(" @ ")[0].strip() or "invalid syntax"
-        raise ParseError(reason.removeprefix("parser error: "), error.editor_line, error.editor_column) from None
+        raise ParseError("invalid syntax", error.editor_line, error.editor_column) from None
     except UnicodeEncodeError as error:  # lone surrogates cannot be handed to the native parser
         line = text.count("\n", 0, error.start) + 1
         raise ParseError("the text holds a character that is not valid Unicode", line, 1) from None
@@ -244,7 +243,7 @@ class _Lowering:
     # -- expressions
 
     def expr(self, node: cst.CSTNode) -> ir.Expr:
-        handler = _EXPRESSIONS.get(type(node))
+        handler: Callable[[_Lowering, Any], ir.Expr] | None = _EXPRESSIONS.get(type(node))
         if handler is not None:
             return handler(self, node)
         parts = tuple(self.expr(child) for child in node.children if isinstance(child, (cst.BaseExpression, cst.Index, cst.Slice)))
@@ -296,24 +295,21 @@ class _Lowering:
 
     def sequence(self, node: cst.List | cst.Tuple | cst.Set) -> ir.Expr:
         items = tuple(
-            ir.Star(self.uid(), e, self.expr(e.value)) if isinstance(e, cst.StarredElement) else self.expr(e.value)
-            for e in node.elements
+            ir.Star(self.uid(), e, self.expr(e.value)) if isinstance(e, cst.StarredElement) else self.expr(e.value) for e in node.elements
         )
         if isinstance(node, cst.List):
             return ir.Sequence(self.uid(), node, "list", items)
         return ir.Sequence(self.uid(), node, "tuple" if isinstance(node, cst.Tuple) else "set", items)
 
     def mapping(self, node: cst.Dict) -> ir.Expr:
-        items = tuple(
-            (self.expr(e.key) if isinstance(e, cst.DictElement) else None, self.expr(e.value)) for e in node.elements
-        )
+        items = tuple((self.expr(e.key) if isinstance(e, cst.DictElement) else None, self.expr(e.value)) for e in node.elements)
         return ir.Mapping(self.uid(), node, items)
 
     def lambda_(self, node: cst.Lambda) -> ir.Expr:
         return ir.Lambda(self.uid(), node, self.params(node.params), self.expr(node.body))
 
     def params(self, node: cst.Parameters) -> tuple[ir.Param, ...]:
-        def one(param: cst.Param, star: str = "", keyword_only: bool = False) -> ir.Param:  # noqa: FBT001, FBT002
+        def one(param: cst.Param, star: str = "", keyword_only: bool = False) -> ir.Param:
             default = self.expr(param.default) if param.default else None
             return ir.Param(param.name.value, default, star, keyword_only)
 
@@ -379,9 +375,7 @@ class _Lowering:
             clauses.append((target, iterable, tuple(self.expr(i.test) for i in clause.ifs)))
             clause = clause.inner_for_in
         elements = (node.key, node.value) if isinstance(node, cst.DictComp) else (node.elt,)
-        return ir.Comprehension(
-            self.uid(), node, type(node).__name__, tuple(self.expr(e) for e in elements), tuple(clauses)
-        )
+        return ir.Comprehension(self.uid(), node, type(node).__name__, tuple(self.expr(e) for e in elements), tuple(clauses))
 
 
 def _dotted(node: cst.BaseExpression) -> str:

@@ -146,19 +146,23 @@ class Module:
 
     def assigned_in_vain(self, call: ir.Call) -> bool:
         """Whether a call's result goes to ``_`` only."""
-        return any(
-            n.value is call and all(isinstance(t, ir.Name) and t.id == "_" for t in n.targets) for n in self.assignments()
-        )
+        return any(n.value is call and all(isinstance(t, ir.Name) and t.id == "_" for t in n.targets) for n in self.assignments())
 
     def calls(self, *names: str) -> Iterator[Site]:
-        """The sites of calls with one of these names: dotted for functions (``peft.PeftModel.from_pretrained``), bare for
-        methods; a trailing ``*`` stands for any ending.
+        """The sites of calls with one of these names.
+
+        They are dotted for functions (``peft.PeftModel.from_pretrained``) and bare for methods; a final ``*`` is any ending.
         """
         whole = {n for n in names if not n.endswith("*")}
         starts = tuple(n[:-1] for n in names if n.endswith("*"))
         for site in self.sites.values():
             if site.name in whole or (starts and site.name.startswith(starts)):
                 yield site
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a cell of the notebook was left out, so that something may happen out of sight."""
+        return any(cell.source.strip() and not self.source.text[cell.start : cell.end].strip() for cell in self.source.cells)
 
     @property
     def stores(self) -> list[Store]:
@@ -228,6 +232,16 @@ class Module:
         if not alone or text[line:start]:
             return self.source.edit(start, end, "pass")
         return self.source.edit(line, min(after + 1, len(text)), "")
+
+    def remove_argument(self, call: ir.Call, arg: ir.Arg) -> Edit:
+        """Remove an argument with its comma."""
+        start, end = self.span(arg)
+        position = call.args.index(arg)
+        if position + 1 < len(call.args):
+            return self.source.edit(start, self.span(call.args[position + 1])[0], "")
+        if position:
+            return self.source.edit(self.span(call.args[position - 1])[1], end, "")
+        return self.source.edit(start, end, "")
 
     def add_argument(self, call: ir.Call, text: str) -> Edit:
         """Add an argument at the end of a call, keeping its layout."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow import evaluate as expressions
-from loradoctor.lint.flow.facts import Facts, Instance
-from loradoctor.lint.flow.state import State
+from loradoctor.lint.flow.facts import Instance
+from loradoctor.lint.flow.state import State, merge_equal
 from loradoctor.lint.flow.trace import Binding, Visit
 from loradoctor.lint.flow.values import (
     NONE,
@@ -18,14 +18,16 @@ from loradoctor.lint.flow.values import (
     Known,
     Method,
     Obj,
+    Oid,
     Ref,
     Super,
     Table,
+    Template,
     Unknown,
     UserClass,
     Value,
 )
-from loradoctor.lint.libraries import canonical, function_spec, is_harmless, method_spec
+from loradoctor.lint.libraries import function_spec, is_harmless, method_spec
 from loradoctor.lint.libraries.effects import Context, Spec
 
 if TYPE_CHECKING:
@@ -77,17 +79,15 @@ def _call_value(machine: Machine, node: ir.Call, callee: Value, passed: Passed, 
             return _unknown(machine, node, passed, state, "")
 
 
-def _call_method(
-    machine: Machine, node: ir.Call, receiver: Value, name: str, passed: Passed, state: State, scope: int
-) -> Outcomes:
+def _call_method(machine: Machine, node: ir.Call, receiver: Value, name: str, passed: Passed, state: State, scope: int) -> Outcomes:
     kind = _kind(receiver, state)
     if isinstance(receiver, (Ref, UserClass, Super)) or kind == "object":
         outcomes: Outcomes = []
         for callee, after in expressions.attribute(machine, receiver, name, state):
             if isinstance(callee, (Function, Method, UserClass, Ref)) or (isinstance(callee, Derived) and callee.kind == "super"):
-                if isinstance(callee, Function) and isinstance(receiver, UserClass) and _is_classmethod(callee):
-                    callee = Method(receiver, name, callee)
-                outcomes += _call_value(machine, node, callee, passed, after)
+                bound = isinstance(callee, Function) and isinstance(receiver, UserClass) and _is_classmethod(callee)
+                target = Method(receiver, name, callee) if bound and isinstance(callee, Function) else callee
+                outcomes += _call_value(machine, node, target, passed, after)
             else:
                 outcomes += _library_method(machine, node, receiver, name, passed, after)
         return outcomes
@@ -117,13 +117,11 @@ def _library_method(machine: Machine, node: ir.Call, receiver: Value, name: str,
         return _apply(machine, node, spec, name, receiver, passed, state)
     if isinstance(facts, Instance) and "." in facts.cls:
         return _call_library(machine, node, f"{facts.cls}.{name}", passed, state, receiver)
-    harmless = facts is not None or isinstance(receiver, (Derived, Known))
+    harmless = facts is not None or isinstance(receiver, (Derived, Known, Template, Function))
     return _unknown(machine, node, passed, state, name if harmless else "")
 
 
-def _call_library(
-    machine: Machine, node: ir.Call, name: str, passed: Passed, state: State, receiver: Value | None = None
-) -> Outcomes:
+def _call_library(machine: Machine, node: ir.Call, name: str, passed: Passed, state: State, receiver: Value | None = None) -> Outcomes:
     spec = function_spec(name)
     if spec is not None:
         return _apply(machine, node, spec, name, receiver, passed, state)
@@ -241,7 +239,7 @@ def enter(machine: Machine, function: Function, receiver: Value | None, argument
     if node.generator:
         outcomes = [(machine.fresh(node.uid, s), s) for _, s in outcomes]
     nested = any(isinstance(s, (ir.Function, ir.Class)) for s in node.body)
-    return _join([(value, after if nested else _forget(scope, after)) for value, after in outcomes])
+    return _join(machine, [(value, after if nested else _forget(scope, after)) for value, after in outcomes])
 
 
 def _forget(scope: int, state: State) -> State:
@@ -249,21 +247,24 @@ def _forget(scope: int, state: State) -> State:
     return state
 
 
-def _join(outcomes: Outcomes) -> Outcomes:
-    kept: Outcomes = []
+def _join(machine: Machine, outcomes: Outcomes) -> Outcomes:
+    if len(outcomes) < 2:
+        return outcomes
     for value, state in outcomes:
-        twin = next((s for v, s in kept if v == value and s.same_world(state)), None)
-        if twin is None:
-            kept.append((value, state))
-        else:
-            twin.conds = {k: v for k, v in twin.conds.items() if state.conds.get(k) is v}
-    return kept[:RESULTS]
+        state.vars[_RESULT] = value
+    joined, cut = merge_equal([state for _, state in outcomes], RESULTS)
+    if cut:
+        machine.trace.complete = False
+    return [(state.vars.pop(_RESULT), state) for state in joined]
+
+
+_RESULT = (-1, "result")
 
 
 # -- classes of this file
 
 
-def find_in_class(machine: Machine, cls: UserClass, name: str, state: State) -> Value | None:
+def find_in_class(cls: UserClass, name: str, state: State) -> Value | None:
     """An attribute of a class or of its bases in this file."""
     seen: list[UserClass] = []
     pending: list[Value] = [cls]
@@ -279,9 +280,9 @@ def find_in_class(machine: Machine, cls: UserClass, name: str, state: State) -> 
     return None
 
 
-def find_method(machine: Machine, cls: UserClass, name: str, state: State) -> Function | None:
+def find_method(cls: UserClass, name: str, state: State) -> Function | None:
     """A method of a class or of its bases in this file."""
-    found = find_in_class(machine, cls, name, state)
+    found = find_in_class(cls, name, state)
     return found if isinstance(found, Function) else None
 
 
@@ -297,14 +298,12 @@ def library_base(cls: UserClass) -> str | None:
     return None
 
 
-def construct(
-    machine: Machine, cls: UserClass, node: ir.Call | None, state: State, arguments: Mapping[str, Value] | None
-) -> Outcomes:
+def construct(machine: Machine, cls: UserClass, node: ir.Call | None, state: State, arguments: Mapping[str, Value] | None) -> Outcomes:
     """An object of a class of this file, after its ``__init__`` ran with ``arguments``."""
     base = library_base(cls)
     obj = state.new(node.uid if node else cls.node.uid, Instance(node or cls.node, f"{cls.node.name}"))
     state.attrs[obj.oid, "__class__"] = cls
-    initialise = find_method(machine, cls, "__init__", state)
+    initialise = find_method(cls, "__init__", state)
     if initialise is not None:
         return [(obj, after) for _, after in enter(machine, initialise, obj, arguments or {}, state)]
     spec = function_spec(base) if base else None
@@ -315,7 +314,7 @@ def construct(
 
 
 def _construct_call(machine: Machine, cls: UserClass, node: ir.Call, passed: Passed, state: State) -> Outcomes:
-    initialise = find_method(machine, cls, "__init__", state)
+    initialise = find_method(cls, "__init__", state)
     if initialise is not None:
         return construct(machine, cls, node, state, _bind_own(machine, initialise, passed, 1, state))
     base = library_base(cls)
@@ -327,17 +326,15 @@ def _construct_call(machine: Machine, cls: UserClass, node: ir.Call, passed: Pas
         return [(obj, state)]
     binding = bind(_fields(cls), passed)
     outcomes = construct(machine, cls, node, state, None)
-    for obj, after in outcomes:
+    for made, after in outcomes:
         for name, value in binding.values.items():
-            if isinstance(obj, Obj):
-                after.attrs[obj.oid, name] = value
+            if isinstance(made, Obj):
+                after.attrs[made.oid, name] = value
     return outcomes
 
 
 def _fields(cls: UserClass) -> tuple[str, ...]:
-    return tuple(
-        t.id for s in cls.node.body if isinstance(s, ir.Assign) for t in s.targets if isinstance(t, ir.Name)
-    )
+    return tuple(t.id for s in cls.node.body if isinstance(s, ir.Assign) for t in s.targets if isinstance(t, ir.Name))
 
 
 def _super(machine: Machine) -> Value:
@@ -360,13 +357,16 @@ def _unknown(machine: Machine, node: ir.Call, passed: Passed, state: State, harm
     return [(machine.fresh(node.uid, state), state)]
 
 
-def _objects(value: Value, state: State) -> list[object]:
+def _objects(value: Value, state: State) -> list[Oid]:
     if isinstance(value, Items):
         return [o for item in value.items for o in _objects(item, state)]
     if isinstance(value, Table):
         return [o for _, item in value.items for o in _objects(item, state)]
     oid = state.oid(value)
     return [] if oid is None else [oid]
+
+
+_CHANGING = frozenset({"append", "extend", "update", "insert", "pop", "remove", "clear", "setdefault", "add"})
 
 
 def _container_method(
@@ -380,11 +380,11 @@ def _container_method(
         return [(found or machine.fresh(node.uid, state), state)]
     if isinstance(receiver, Table) and name == "items":
         return [(Items("list", tuple(Items("tuple", (Known(k), v)) for k, v in receiver.items)), state)]
-    if name in ("append", "extend", "update", "insert", "pop", "remove", "clear", "setdefault", "add") and isinstance(target, ir.Name):
+    if name in _CHANGING and isinstance(target, ir.Name):
         changed: Value = machine.fresh(node.uid, state, "changed")
         if isinstance(receiver, Table) and name == "update":
             binding = bind((), passed)
-            more = tuple(binding.values.items())
+            more: tuple[tuple[object, Value], ...] = tuple(binding.values.items())
             for value in binding.positional:
                 more += value.items if isinstance(value, Table) else ()
             whole = all(isinstance(v, Table) and v.complete for v in binding.positional) and not binding.open
@@ -409,5 +409,3 @@ def truth(value: Value, state: State) -> bool | None:
             return True
         case _:
             return None
-
-

@@ -15,6 +15,7 @@ from loradoctor.lint.flow.values import (
     Items,
     Known,
     Method,
+    Oid,
     Ref,
     Super,
     Table,
@@ -106,26 +107,26 @@ def attribute(machine: Machine, receiver: Value, name: str, state: State) -> Out
         own = _from_class(machine, oid, receiver, name, state)
         if own is not None:
             return own
-        return [(attribute_of(machine, receiver, name, state), state)]
+        return [(attribute_of(receiver, name, state), state)]
     match receiver:
         case Ref(name=dotted):
             return [(Ref(canonical(f"{dotted}.{name}")), state)]
         case UserClass():
-            found = calls.find_in_class(machine, receiver, name, state)
+            found = calls.find_in_class(receiver, name, state)
             return [(found or Unknown(f"{receiver.node.name}.{name}"), state)]
         case Super(receiver=inner, owner=owner):
-            return [(_from_super(machine, inner, owner, name, state), state)]
+            return [(_from_super(inner, owner, name, state), state)]
         case Unknown(key=key):
             return [(state.attrs.get((key, name)) or Unknown(f"{key}.{name}"), state)]
         case _:
-            return [(attribute_of(machine, receiver, name, state), state)]
+            return [(attribute_of(receiver, name, state), state)]
 
 
-def _from_class(machine: Machine, oid: object, receiver: Value, name: str, state: State) -> Outcomes | None:
-    cls = state.attrs.get((oid, "__class__"))  # type: ignore[call-overload]
+def _from_class(machine: Machine, oid: Oid, receiver: Value, name: str, state: State) -> Outcomes | None:
+    cls = state.attrs.get((oid, "__class__"))
     if not isinstance(cls, UserClass):
         return None
-    found = calls.find_in_class(machine, cls, name, state)
+    found = calls.find_in_class(cls, name, state)
     if not isinstance(found, Function):
         return None if found is None else [(found, state)]
     if isinstance(found.node, ir.Function):
@@ -137,10 +138,10 @@ def _from_class(machine: Machine, oid: object, receiver: Value, name: str, state
     return [(Method(receiver, name, found), state)]
 
 
-def _from_super(machine: Machine, inner: Value, owner: UserClass, name: str, state: State) -> Value:
+def _from_super(inner: Value, owner: UserClass, name: str, state: State) -> Value:
     for base in owner.bases:
         if isinstance(base, UserClass):
-            found = calls.find_in_class(machine, base, name, state)
+            found = calls.find_in_class(base, name, state)
             if isinstance(found, Function):
                 return Method(inner, name, found)
         elif isinstance(base, Ref):
@@ -208,7 +209,7 @@ def _compare(machine: Machine, node: ir.Compare, state: State, scope: int) -> Ou
     if node.op in ("is", "is not", "==", "!="):
         return _test(machine, node, state, scope)
     outcomes: Outcomes = []
-    for (left, right), after in many(machine, (node.left, node.right), state, scope):  # type: ignore[misc]
+    for (left, right), after in many(machine, (node.left, node.right), state, scope):
         named = isinstance(left, (Known, Unknown)) and isinstance(right, (Known, Unknown)) and node.op != "?"
         key = f"{_label(left)} {node.op} {_label(right)}" if named else ""
         outcomes.append((Unknown(key) if key else machine.fresh(node.uid, after), after))
@@ -227,7 +228,8 @@ def _test(machine: Machine, node: ir.Not | ir.Compare, state: State, scope: int)
         polarity = "" if label is None or first.conds[label] else "not "
         first.conds = shared
         return [(Unknown(f"{polarity}{label}") if label else machine.fresh(node.uid, first), first)]
-    return [(Known(True), s) for s in yes] + [(Known(False), s) for s in no]  # noqa: FBT003
+    outcomes: Outcomes = [(Known(value=True), s) for s in yes]
+    return outcomes + [(Known(value=False), s) for s in no]
 
 
 def _boolean(machine: Machine, node: ir.BoolOp, state: State, scope: int) -> Outcomes:
@@ -272,7 +274,7 @@ def _item(machine: Machine, values: tuple[Value, ...], uid: int, state: State) -
 
 def _binary(machine: Machine, node: ir.Binary, state: State, scope: int) -> Outcomes:
     outcomes: Outcomes = []
-    for (left, right), after in many(machine, (node.left, node.right), state, scope):  # type: ignore[misc]
+    for (left, right), after in many(machine, (node.left, node.right), state, scope):
         text = (Known, Template, Unknown)
         if node.op == "+" and isinstance(left, text) and isinstance(right, text) and (_texty(left) or _texty(right)):
             outcomes.append((_template((left, right)), after))

@@ -38,6 +38,7 @@ class Model(Facts):
     wrapper: Oid | None = None
     native: Site | None = None
     merged: Site | None = None
+    merged_from: Value | None = None
     touched: Site | None = None
     frozen: Site | None = None
     unfrozen: Site | None = None
@@ -55,6 +56,7 @@ class Peft(Facts):
     base: Oid = ""
     how: str = ""
     config: Value | None = None
+    source: Value | None = None
     trainable: bool | None = None
     prompt: bool = False
     gutted: Site | None = None
@@ -95,6 +97,7 @@ class Trainer(Facts):
     cls: str = ""
     model: Value | None = None
     peft_config: Value | None = None
+    output: Value | None = None
     trained: Site | None = None
 
 

@@ -53,7 +53,7 @@ def _both(machine: Machine, op: str, left: ir.Expr, right: ir.Expr, state: State
     return machine.join(decided + taken), skipped
 
 
-def _setting(name: str, value: bool, seen: Value, state: State) -> Ways:  # noqa: FBT001
+def _setting(name: str, value: bool, seen: Value, state: State) -> Ways:
     """A module-level switch assigned once: the user flips it, so both ways are real, and each remembers its setting."""
     if seen != Known(value):
         return _truth(seen, state)

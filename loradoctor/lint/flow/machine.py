@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class Machine:
         self.scopes: dict[int, Scope] = {0: Scope(None)}
         self.stars: list[str] = []
         self.imports: set[str] = set()
+        self.config_classes: set[str] = set()
         self.steps = 0
         self.stack: list[ir.Node] = []
         self.loop_depth = 0
@@ -97,7 +99,7 @@ class Machine:
 
     def instance(self, owner: UserClass, state: State) -> list[tuple[Value, State]]:
         """An object of a class of this file, built by its ``__init__`` with unknown arguments."""
-        initialise = calls.find_method(self, owner, "__init__", state)
+        initialise = calls.find_method(owner, "__init__", state)
         return calls.construct(self, owner, None, state, self.unknown_arguments(initialise, skip=1) if initialise else None)
 
     def unknown_arguments(self, function: Function, skip: int = 0) -> dict[str, Value]:
@@ -171,7 +173,7 @@ class Machine:
         return flow
 
     def join(self, states: list[State]) -> list[State]:
-        if len(states) < 2:  # noqa: PLR2004
+        if len(states) < 2:
             return states
         joined, cut = merge_equal(states, PATHS)
         if cut:
@@ -207,9 +209,7 @@ class Machine:
             case ir.Star(value=inner):
                 self.store(node, inner, self.fresh(inner.uid, state), expr, state, scope)
 
-    def unpack(
-        self, node: ir.Stmt, targets: tuple[ir.Expr, ...], value: Value, expr: ir.Expr, state: State, scope: int
-    ) -> None:
+    def unpack(self, node: ir.Stmt, targets: tuple[ir.Expr, ...], value: Value, expr: ir.Expr, state: State, scope: int) -> None:
         plain = not any(isinstance(t, ir.Star) for t in targets)
         for index, target in enumerate(targets):
             part: Value = evaluate.item_of(self, value, index, target.uid, state)
@@ -276,7 +276,7 @@ class Machine:
         """How often a loop body runs: twice shows what one turn leaves for the next; deep nests once, to stay linear."""
         if isinstance(iterable, Items) and len(iterable.items) <= 1:
             return len(iterable.items)
-        return 2 if self.loop_depth < 2 else 1  # noqa: PLR2004
+        return 2 if self.loop_depth < 2 else 1
 
     def while_(self, node: ir.While, state: State, scope: int) -> Flow:
         result = Flow([])
@@ -410,11 +410,7 @@ class Machine:
         return Flow([state])
 
 
-BUILTINS = frozenset(
-    "print len type isinstance issubclass id str repr int float bool dict list tuple set frozenset next iter enumerate zip map "
-    "filter sum any all min max sorted reversed range hasattr getattr setattr delattr vars dir open super input exit quit abs "
-    "round callable format hash property staticmethod classmethod object Exception ValueError RuntimeError".split()
-)
+BUILTINS = frozenset(name for name in dir(builtins) if not name.startswith("_"))
 
 _HANDLERS: dict[type[ir.Stmt], Callable[..., Flow]] = {
     ir.Assign: Machine.assign,

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-from loradoctor.lint.flow.facts import Facts
+from loradoctor.lint.flow.facts import Config, Facts, Model, Optimizer, Peft, Trainer
 from loradoctor.lint.flow.values import Obj, Oid, Unknown, Value
+from loradoctor.lint.ir import Node
 
 F = TypeVar("F", bound=Facts)
 
@@ -75,40 +76,74 @@ def merge_equal(states: list[State], limit: int) -> tuple[list[State], bool]:
     """The paths that differ, at most ``limit`` of them, and whether any had to be dropped.
 
     Paths that led to the same world become one that remembers only the conditions they share: a branch that changed nothing
-    leaves no trace.
+    leaves no trace. Where too many remain, those whose models, trainers, optimizers and configurations are alike are joined,
+    and what they disagree on is forgotten; where that is not enough, one path of each shape is kept.
     """
     kept: list[State] = []
     for state in states:
         twin = next((k for k in kept if k.same_world(state)), None)
         if twin is None:
             kept.append(state)
-        elif twin.conds != state.conds:
-            twin.conds = {k: v for k, v in twin.conds.items() if state.conds.get(k) is v}
-    if len(kept) > limit:
-        kept = _forget_small_differences(kept)
-    return kept[:limit], len(kept) > limit
+        else:
+            _share_conditions(twin, state)
+    if len(kept) <= limit:
+        return kept, False
+    kept = _join_alike(kept)
+    if len(kept) <= limit:
+        return kept, False
+    shapes: dict[object, State] = {}
+    for state in kept:
+        shapes.setdefault(_shape(state), state)
+    return list(shapes.values())[:limit], True
 
 
-def _forget_small_differences(states: Iterable[State]) -> list[State]:
-    """Join paths whose objects are alike, forgetting the variables in which they differ."""
-    joined: list[State] = []
+def _share_conditions(one: State, other: State) -> None:
+    if one.conds != other.conds:
+        one.conds = {k: v for k, v in one.conds.items() if other.conds.get(k) is v}
+
+
+_TRACKED = (Model, Peft, Trainer, Optimizer, Config)
+
+
+def _tracked(state: State) -> tuple[dict[Oid, Facts], dict[tuple[int, str], Oid]]:
+    heap: dict[Oid, Facts] = {oid: facts for oid, facts in state.heap.items() if isinstance(facts, _TRACKED)}
+    names = {}
+    for name, value in state.vars.items():
+        oid = state.oid(value)
+        if oid is not None and oid in heap:
+            names[name] = oid
+    return heap, names
+
+
+def _join_alike(states: Iterable[State]) -> list[State]:
+    joined: list[tuple[State, object]] = []
     for state in states:
-        twin = next((j for j in joined if j.heap == state.heap and _same_objects(j, state)), None)
+        signature = _tracked(state)
+        twin = next((s for s, known in joined if known == signature), None)
         if twin is None:
-            joined.append(state)
+            joined.append((state, signature))
             continue
+        for oid, facts in state.heap.items():
+            twin.heap.setdefault(oid, facts)
         for name, value in state.vars.items():
             if twin.vars.get(name) != value:
                 twin.vars[name] = Unknown(f"either:{name[0]}:{name[1]}")
         for attr, value in state.attrs.items():
             if twin.attrs.get(attr) != value:
                 twin.attrs[attr] = Unknown(f"either:{attr[0]}.{attr[1]}")
-        twin.conds = {k: v for k, v in twin.conds.items() if state.conds.get(k) is v}
-    return joined
+        _share_conditions(twin, state)
+    return [state for state, _ in joined]
 
 
-def _same_objects(one: State, other: State) -> bool:
-    def objects(state: State) -> dict[tuple[int, str], Value]:
-        return {name: value for name, value in state.vars.items() if state.oid(value) is not None}
+def _shape(state: State) -> object:
+    """What rules look at, without where things came from."""
+    heap, names = _tracked(state)
+    plain = {"made", "source", "cls", "fields", "config", "touched"}
+    return (
+        frozenset((oid, *(_plain(getattr(f, n)) for n in f.__slots__ if n not in plain)) for oid, f in heap.items()),
+        frozenset(names.items()),
+    )
 
-    return objects(one) == objects(other)
+
+def _plain(value: object) -> object:
+    return value.uid if isinstance(value, Node) else value

@@ -9,16 +9,21 @@ from functools import cache
 from loradoctor.lint.libraries.effects import Spec
 
 _FLATTENED = frozenset(
-    "peft transformers trl accelerate bitsandbytes diffusers sentence_transformers unsloth safetensors datasets evaluate".split()
+    """
+    peft transformers trl accelerate bitsandbytes diffusers sentence_transformers unsloth safetensors datasets evaluate
+    """.split()
 )
 """Libraries whose public names are the same wherever they are imported from: submodules are dropped from dotted names."""
 
 _HARMLESS = _FLATTENED | frozenset(
-    "builtins torch numpy np os sys re json math time random logging copy gc warnings pathlib shutil glob pprint textwrap inspect "
-    "functools itertools collections dataclasses typing contextlib argparse datetime subprocess tempfile csv pickle string "
-    "tqdm rich wandb mlflow tensorboard pandas matplotlib seaborn sklearn scipy IPython PIL cv2 nltk rouge_score sacrebleu "
-    "huggingface_hub torchvision torchaudio torchinfo torchsummary torchmetrics psutil GPUtil einops yaml dotenv requests "
-    "loguru click typer fire gradio streamlit tiktoken sentencepiece tokenizers jiwer librosa soundfile GPUtil pynvml".split()
+    """
+    builtins torch numpy np os sys re json math time random logging copy gc warnings pathlib shutil glob pprint textwrap
+    inspect functools itertools collections dataclasses typing contextlib argparse datetime subprocess tempfile csv
+    pickle string tqdm rich wandb mlflow tensorboard pandas matplotlib seaborn sklearn scipy IPython PIL cv2 nltk
+    rouge_score sacrebleu huggingface_hub torchvision torchaudio torchinfo torchsummary torchmetrics psutil GPUtil
+    einops yaml dotenv requests loguru click typer fire gradio streamlit tiktoken sentencepiece tokenizers jiwer librosa
+    soundfile GPUtil pynvml
+    """.split()
 )
 """Libraries whose calls do not rewire a model they are given, unless a table below says what they do."""
 
@@ -27,7 +32,7 @@ _HARMLESS = _FLATTENED | frozenset(
 def canonical(dotted: str) -> str:
     """One name for every way to import a library object: ``peft.peft_model.PeftModel`` is ``peft.PeftModel``."""
     parts = dotted.split(".")
-    if parts[0] not in _FLATTENED or len(parts) <= 2:  # noqa: PLR2004
+    if parts[0] not in _FLATTENED or len(parts) <= 2:
         return dotted
     first = next((i for i in range(1, len(parts)) if parts[i][:1].isupper()), len(parts) - 1)
     return ".".join((parts[0], *parts[first:]))
@@ -64,8 +69,11 @@ def vocabulary() -> frozenset[str]:
 
 
 _EVERYDAY = frozenset(
-    "isinstance getattr setattr list tuple sorted iter enumerate filter map zip join exit quit _exit Path tqdm trange "
-    "to cuda cpu eval half float bfloat16 double train modules children named_modules named_children __call__ step next super".split()
+    """
+    isinstance getattr setattr list tuple sorted iter enumerate filter map zip join exit quit _exit Path tqdm trange to
+    cuda cpu eval half float bfloat16 double train modules children named_modules named_children __call__ step next
+    super
+    """.split()
 )
 """Tabled for the values they pass on; alone they do not make a function worth entering."""
 

@@ -117,7 +117,7 @@ def carries_adapter(value: Value | None, state: State) -> bool:
     return isinstance(facts, Peft) or (isinstance(facts, Model) and facts.carries_adapter)
 
 
-def attribute_of(machine: Machine, receiver: Value, name: str, state: State) -> Value:
+def attribute_of(receiver: Value, name: str, state: State) -> Value:
     """An attribute of a library object."""
     facts = state.facts(receiver)
     match facts:

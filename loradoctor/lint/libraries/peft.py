@@ -9,21 +9,30 @@ from loradoctor.lint.flow.values import Derived, Known, Unknown, Value
 from loradoctor.lint.libraries.effects import MISSING, Context, Spec, as_model, of
 
 PROMPT_CONFIGS = frozenset(
-    f"peft.{name}Config"
-    for name in ("PromptTuning", "PrefixTuning", "PromptEncoder", "MultitaskPromptTuning", "CPT", "Cartridge")
+    f"peft.{name}Config" for name in ("PromptTuning", "PrefixTuning", "PromptEncoder", "MultitaskPromptTuning", "CPT", "Cartridge")
 )
 """Methods that put nothing into the base model: it stays clean."""
 
 
-def wrap(context: Context, model: Value | None, config: Value | None, how: str, *, trainable: bool | None) -> Value:
-    """Put an adapter into ``model`` in place and give its wrapper."""
+def wrap(
+    context: Context,
+    model: Value | None,
+    config: Value | None,
+    how: str,
+    *,
+    trainable: bool | None,
+    source: Value | None = None,
+) -> Value:
+    """Put an adapter into ``model`` in place and give its wrapper; ``source`` is where it is loaded from."""
     settings = context.get(config, Config)
-    prompt = settings is not None and settings.cls in PROMPT_CONFIGS
+    if settings is not None:
+        prompt = settings.cls in PROMPT_CONFIGS
+    else:  # a loaded adapter is taken to be of the kind this file makes
+        made = context.machine.config_classes
+        prompt = source is not None and bool(made) and made <= PROMPT_CONFIGS
     target = context.model(model) or context.state.new(context.node.uid, Model())
     oid = context.state.oid(target)
-    wrapper = context.new(
-        Peft(context.node, base=oid or "", how=how, config=config, trainable=trainable, prompt=prompt)
-    )
+    wrapper = context.new(Peft(context.node, base=oid or "", how=how, config=config, source=source, trainable=trainable, prompt=prompt))
     base = context.base(target)
     if not prompt:
         context.change(base, injected=context.node, injected_by=how, merged=None, frozen=None, unfrozen=None)
@@ -34,7 +43,7 @@ def wrap(context: Context, model: Value | None, config: Value | None, how: str, 
 def _get_peft_model(context: Context) -> Value:
     config = context.arg("peft_config")
     settings = context.get(config, Config)
-    trainable = False if settings is not None and settings.loaded_from is not None else True
+    trainable = settings is None or settings.loaded_from is None
     how = "mixed" if context.known("mixed") is True else "get_peft_model"
     return wrap(context, context.arg("model"), config, how, trainable=trainable)
 
@@ -43,7 +52,7 @@ def _from_pretrained(context: Context) -> Value:
     flag = context.known("is_trainable")
     trainable = False if flag is MISSING else flag if isinstance(flag, bool) else None
     how = "mixed" if "Mixed" in context.name else "from_pretrained"
-    return wrap(context, context.arg("model"), context.arg("config"), how, trainable=trainable)
+    return wrap(context, context.arg("model"), context.arg("config"), how, trainable=trainable, source=context.arg("model_id"))
 
 
 def _auto(context: Context) -> Value:
@@ -51,7 +60,7 @@ def _auto(context: Context) -> Value:
     trainable = False if flag is MISSING else flag if isinstance(flag, bool) else None
     quantized = quantization(context)
     base = context.state.new(context.node.uid, Model(context.node, cls=context.name, quantized=quantized))
-    return wrap(context, base, None, "auto", trainable=trainable)
+    return wrap(context, base, None, "auto", trainable=trainable, source=context.arg("model_id"))
 
 
 def quantization(context: Context) -> str | None:
@@ -67,6 +76,7 @@ def quantization(context: Context) -> str | None:
 
 def _config(context: Context) -> Value:
     fields = tuple(context.binding.values.items())
+    context.machine.config_classes.add(context.name)
     return context.new(Config(context.node, cls=context.name, fields=fields, complete=not context.binding.open))
 
 
@@ -112,7 +122,7 @@ def _take_out(context: Context, *, merged: bool) -> Value | None:
     base = context.base(wrapper)
     taken = peft.trained if merged else None
     context.change(wrapper, gutted=context.node, unloaded=not merged)
-    context.change(base, injected=None, merged=context.node if merged else None, frozen=None, unfrozen=taken)
+    context.change(base, injected=None, merged=context.node if merged else None, merged_from=peft.source, frozen=None, unfrozen=taken)
     context.event("merged" if merged else "unloaded", base)
     return base
 
@@ -149,6 +159,11 @@ def _inject(context: Context) -> Value | None:
     model = as_model(context.arg("model"), context.state)
     context.change(model, native=context.node)
     return model
+
+
+def _unplug(context: Context) -> Value | None:
+    context.change(context.receiver, injected=None, native=None)
+    return None
 
 
 def _lora_layer_touch(context: Context) -> Value | None:
@@ -192,4 +207,5 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
         "add_weighted_adapter": Spec(("adapters", "weights", "adapter_name"), _lora_layer_touch),
     },
     ("Peft", "Unknown"): {"disable_adapter": Spec()},
+    ("Model",): {"delete_adapters delete_adapter unload": Spec((), _unplug)},
 }

@@ -117,4 +117,3 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
     ("Derived:parameter",): {"requires_grad_": Spec(("requires_grad",), _requires_grad), "to detach cpu cuda float": _ITSELF},
     ("Optimizer",): {"step": Spec(), "zero_grad state_dict": Spec(recorded=False), "add_param_group": Spec(("group",), _regroup)},
 }
-

@@ -40,7 +40,9 @@ def trainer(context: Context) -> Value:
     if model is not None:
         context.model(model)
     config = context.arg("peft_config")
-    return context.new(Trainer(context.node, cls=context.name, model=model, peft_config=config))
+    arguments = context.state.oid(context.arg("args"))
+    output = context.state.attrs.get((arguments, "output_dir")) if arguments is not None else None
+    return context.new(Trainer(context.node, cls=context.name, model=model, peft_config=config, output=output))
 
 
 def _train(context: Context) -> Value | None:
@@ -57,8 +59,12 @@ def _native(context: Context) -> Value | None:
     return None
 
 
-def _trainer_argument(context: Context) -> Value | None:
-    return context.new(Instance(context.node, context.name))
+def _trainer_arguments(context: Context) -> Value | None:
+    made = context.new(Instance(context.node, context.name))
+    oid = context.state.oid(made)
+    if oid is not None:
+        context.state.attrs |= {(oid, name): value for name, value in context.binding.values.items()}
+    return made
 
 
 _TRAINER = (
@@ -71,13 +77,13 @@ FUNCTIONS = {
     "transformers.BitsAndBytesConfig": Spec(("load_in_8bit", "load_in_4bit"), _bits),
     "transformers.Trainer": Spec(_TRAINER, trainer),
     "transformers.Seq2SeqTrainer": Spec(_TRAINER, trainer),
-    "transformers.TrainingArguments": Spec(("output_dir",), _trainer_argument),
-    "transformers.Seq2SeqTrainingArguments": Spec(("output_dir",), _trainer_argument),
 }
 PATTERNS = {
     rf"(transformers|diffusers)\.{_MODEL_CLASS}\.(from_pretrained|from_config|_from_config)": Spec(_SOURCE, _load),
     rf"transformers\.(?!.*Trainer){_MODEL_CLASS}": Spec(("config",), _load),
     r"transformers\.(GPTQ|Awq|Hqq|Eetq|Aqlm|Quanto|TorchAo|FbgemmFp8|Vptq|CompressedTensors)Config": Spec((), _other_quantization),
+    r"transformers\.\w*TrainingArguments": Spec(("output_dir",), _trainer_arguments),
+    r"trl\.(SFT|DPO|GRPO|KTO|ORPO|CPO|Reward|PPO|RLOO|GKD|BCO|OnlineDPO)Config": Spec(("output_dir",), _trainer_arguments),
     r"(transformers|diffusers)\.\w+\.from_pretrained": Spec(("pretrained_model_name_or_path",), _instance, recorded=False),
     r"(transformers|sentence_transformers|setfit)\.\w*Trainer": Spec(_TRAINER, trainer),
 }
@@ -96,4 +102,3 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
     },
     ("Unknown", "Instance"): {"save_pretrained push_to_hub": Spec(("save_directory",))},
 }
-

@@ -39,4 +39,3 @@ def replace_into(context: Context) -> Context:
 FUNCTIONS = {f"trl.{name}Trainer": Spec(params, _trainer) for name, params in _PARAMS.items()}
 PATTERNS = {r"trl\.\w+Trainer": Spec(("model", "args"), _trainer)}
 METHODS: dict[tuple[str, ...], dict[str, Spec]] = {}
-

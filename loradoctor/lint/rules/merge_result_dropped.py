@@ -111,6 +111,4 @@ def _base_saved(module: Module, site: Site) -> bool:
 
 def _only_used(module: Module, site: Site) -> bool:
     """Whether the emptied wrapper only answers afterwards: it does so with the merged weights."""
-    return any(
-        _gutted_by(a, a.receiver, site) for use in module.calls("generate", "forward", "__call__") for a in use.arrivals
-    )
+    return any(_gutted_by(a, a.receiver, site) for use in module.calls("generate", "forward", "__call__") for a in use.arrivals)

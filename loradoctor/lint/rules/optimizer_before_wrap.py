@@ -64,9 +64,10 @@ def _stale(arrival: Arrival) -> Iterator[tuple[Optimizer, Model]]:
     for value in _optimizers(arrival):
         facts = arrival.facts(value, Optimizer)
         model = arrival.visit.heap.get(facts.model) if facts and facts.model is not None else None
-        if facts and isinstance(model, Model) and model.carries_adapter and model.injected is not facts.injected_then:
-            if facts.injected_then is None and model.injected_by in ("get_peft_model", "mixed"):
-                yield facts, model
+        if not facts or facts.injected_then is not None or not isinstance(model, Model):
+            continue
+        if model.carries_adapter and model.injected_by in ("get_peft_model", "mixed"):
+            yield facts, model
 
 
 def _optimizers(arrival: Arrival) -> Iterator[Value]:

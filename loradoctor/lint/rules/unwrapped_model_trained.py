@@ -98,5 +98,3 @@ def _fix(module: Module, site: Site, facts: Model) -> Fix | None:
     if written is None or target is None or not isinstance(written.value, ir.Name) or written.value.id == target:
         return None
     return Fix(f"pass `{target}`", (module.replace(written.value, target),))
-
-

@@ -1,0 +1,81 @@
+"""LD211."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loradoctor.diagnostic import Finding, Severity
+from loradoctor.lint.flow.facts import Model
+from loradoctor.lint.flow.values import Derived
+from loradoctor.lint.module import Arrival, Module
+from loradoctor.rule import rule
+
+_SHARDED = frozenset({"deepspeed", "fsdp", "FSDP", "FullyShardedDataParallel", "DeepSpeedPlugin", "bnb_4bit_quant_storage"})
+
+
+@rule("LD211", Severity.WARNING, "QT1")
+def kbit_unprepared(module: Module) -> Iterator[Finding]:
+    """A quantized base is wrapped and trained without `prepare_model_for_kbit_training`.
+
+    The call casts layer norms and the head to fp32 and lets gradients through the frozen embeddings. Without it training runs
+    in lower precision and can become unstable; with gradient checkpointing the adapter may get no gradient at all. TRL's
+    trainers prepare a base they wrap themselves; with FSDP or ZeRO-3 the call must be left out.
+
+    ```python
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer
+
+    base = AutoModelForCausalLM.from_pretrained("gpt2", quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM"))
+    Trainer(model=model).train()
+    ```
+    What to write instead:
+    ```python
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer
+
+    base = AutoModelForCausalLM.from_pretrained("gpt2", quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+    base = prepare_model_for_kbit_training(base)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM"))
+    Trainer(model=model).train()
+    ```
+    """
+    if not module.program.words.isdisjoint(_SHARDED) or _cast_by_hand(module):
+        return
+
+    def unprepared(arrival: Arrival) -> Model | None:
+        base = arrival.base(arrival.arg("model"))
+        facts = base[1] if base else None
+        bits = facts is not None and facts.quantized in ("4-bit", "8-bit")
+        return facts if bits and facts is not None and not facts.prepared and not facts.touched else None
+
+    by_hand = any(True for _ in module.calls("enable_input_require_grads"))
+    for site in module.calls("peft.get_peft_model"):
+        found = site.sometimes(unprepared)
+        facts = unprepared(found) if found else None
+        if found is None or facts is None or not _trained(module, found):
+            continue
+        yield site.finding(
+            f"a base quantized to {facts.quantized} is wrapped without `prepare_model_for_kbit_training`",
+            severity=Severity.INFO if by_hand else Severity.WARNING,
+            related=module.related(facts.made, "loaded quantized here"),
+            help="layer norms and head stay in half precision"
+            + ("" if by_hand else " and inputs carry no gradient")
+            + "; call `model = prepare_model_for_kbit_training(model)` before `get_peft_model`",
+        )
+
+
+def _cast_by_hand(module: Module) -> bool:
+    """Whether the program does itself what the call does: cast single parameters to fp32."""
+    return any(s.name == "data" and isinstance(s.receiver, Derived) and s.receiver.kind == "parameter" for s in module.stores)
+
+
+def _trained(module: Module, wrapping: Arrival) -> bool:
+    oid = getattr(wrapping.visit.result, "oid", None)
+    if module.happened("trained", oid):
+        return True
+    return any(
+        a.oid(getattr(a.arg("params"), "source", None)) == oid
+        for site in module.calls("torch.optim.*", "bitsandbytes.*")
+        for a in site.arrivals
+    )

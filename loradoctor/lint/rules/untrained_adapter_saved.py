@@ -1,0 +1,85 @@
+"""LD309."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loradoctor.diagnostic import Finding, Severity
+from loradoctor.lint import ir
+from loradoctor.lint.flow.facts import Config, Peft, Trainer
+from loradoctor.lint.flow.values import Known, Value
+from loradoctor.lint.module import Arrival, Module
+from loradoctor.rule import rule
+
+
+@rule("LD309", Severity.WARNING, "SV11")
+def untrained_adapter_saved(module: Module) -> Iterator[Finding]:
+    """An adapter is saved that nothing in the program has trained.
+
+    A fresh LoRA adapter adds exactly nothing: its `lora_B` is zero. When a trainer is built but `train()` is never called,
+    or the training cell was deleted, what is saved loads without complaint and is the base model.
+
+    ```python
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, Trainer
+
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained("gpt2"), LoraConfig(task_type="CAUSAL_LM"))
+    trainer = Trainer(model=model)
+    model.save_pretrained("adapter")
+    ```
+    What to write instead:
+    ```python
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, Trainer
+
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained("gpt2"), LoraConfig(task_type="CAUSAL_LM"))
+    trainer = Trainer(model=model)
+    trainer.train()
+    model.save_pretrained("adapter")
+    ```
+    """
+    if not module.program.words.isdisjoint(("backward", "step", "train_step", "training_step")) or module.incomplete:
+        return
+    trained = {
+        trainer.model for site in module.calls("train") for a in site.arrivals if (trainer := a.facts(a.receiver, Trainer)) is not None
+    }
+    for site in module.calls("save_pretrained", "push_to_hub", "save_model"):
+        for arrival in site.arrivals:
+            wrapper = _saved(arrival)
+            if wrapper is None or wrapper in trained or not _fresh(module, arrival, wrapper):
+                continue
+            trainer_made = _idle_trainer(module, wrapper)
+            if trainer_made is None:
+                continue
+            facts = arrival.facts(wrapper, Peft)
+            yield site.finding(
+                "an adapter is saved that was never trained: `train()` is not called on its trainer",
+                related=(
+                    *module.related(facts.made if facts else None, "the adapter is made here, and adds nothing yet"),
+                    *module.related(trainer_made, "this trainer never runs"),
+                ),
+                help="the file loads without complaint and changes nothing; call `trainer.train()` before saving",
+            )
+            break
+
+
+def _saved(arrival: Arrival) -> Value | None:
+    trainer = arrival.facts(arrival.receiver, Trainer)
+    value = trainer.model if trainer else arrival.receiver
+    return value if arrival.facts(value, Peft) else None
+
+
+def _fresh(module: Module, arrival: Arrival, wrapper: Value) -> bool:
+    facts = arrival.facts(wrapper, Peft)
+    if facts is None or facts.how != "get_peft_model" or facts.touched or facts.filled or facts.gutted:
+        return False
+    config = arrival.facts(facts.config, Config)
+    ready_made = config is None or config.get("init_lora_weights") not in (None, Known(True))  # noqa: FBT003
+    return not ready_made and not any(module.happened(kind, arrival.oid(wrapper)) for kind in ("trained", "filled", "touched"))
+
+
+def _idle_trainer(module: Module, wrapper: Value) -> ir.Node | None:
+    for site in module.calls("transformers.*", "trl.*"):
+        if site.name.endswith("Trainer") and any(a.arg("model") == wrapper for a in site.arrivals):
+            return site.node
+    return None

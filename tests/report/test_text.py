@@ -9,7 +9,9 @@ from loradoctor.report.text import Text
 
 
 def test_a_finding_in_code_shows_the_line_and_the_place_it_is_related_to(code_report):
-    assert Text().render(code_report) == """\
+    assert (
+        Text().render(code_report)
+        == """\
 error[LD001]: an adapter is loaded onto a model that already has one
  --> train.py:4:13
   |
@@ -23,10 +25,13 @@ error[LD001]: an adapter is loaded onto a model that already has one
 
 1 error in 1 file (1 fixable with `--fix`; 2 suppressed)
 """
+    )
 
 
 def test_a_checkpoint_has_a_card_and_its_hostile_names_are_spelled_out(adapter_report):
-    assert Text().render(adapter_report) == r"""out (adapter)
+    assert (
+        Text().render(adapter_report)
+        == r"""out (adapter)
   method      LORA
   base model  evil/\u202emodel
   rank        8
@@ -50,10 +55,13 @@ error[LD002]: 12 keys begin with `base_model.model` twice
 
 1 error in 1 checkpoint (1 of lower severity hidden, `--verbose` shows them)
 """
+    )
 
 
 def test_a_notebook_shows_the_cell_and_another_cell_apart(notebook_report):
-    assert Text().render(notebook_report) == """\
+    assert (
+        Text().render(notebook_report)
+        == """\
 warning[LD003]: the merged model is dropped
  --> run.ipynb:cell 1:2:1
   |
@@ -68,6 +76,7 @@ warning[LD003]: the merged model is dropped
 
 1 warning in 1 file
 """
+    )
 
 
 def test_nothing_found():

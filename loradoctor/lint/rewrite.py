@@ -6,7 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from loradoctor import fixes
@@ -29,7 +29,8 @@ class FixOutcome:
     """What a fix run did.
 
     ``report`` is about the files as they are on disk afterwards, ``diff`` a patch from before to after, ``changed`` the
-    files that were written, ``failed`` what could not be written or was not proven harmless, and was left as it was.
+    files that were written, ``failed`` what could not be written and was left as it was. A finding whose fix was not proven
+    harmless stays in the report and says so.
     """
 
     report: Report
@@ -61,6 +62,7 @@ def fix(paths: Sequence[str], settings: Settings, *, unsafe: bool, diff: bool) -
     failed: list[Diagnostic] = []
     patches: list[str] = []
     repaired: dict[str, Report] = {}
+    refused: set[tuple[object, ...]] = set()
     for path in fixable:
         try:
             before = files.read(path)
@@ -68,7 +70,7 @@ def fix(paths: Sequence[str], settings: Settings, *, unsafe: bool, diff: bool) -
             failed.append(_not_written(path, files.reason(error)))
             continue
         outcome = repair(path, before, pipeline, unsafe=unsafe)
-        failed += [_refused(d) for d in outcome.refused]
+        refused |= {_identity(d) for d in outcome.refused}
         if outcome.data == before:
             continue
         patches.append(unified_diff(path, before, outcome.data))
@@ -79,7 +81,9 @@ def fix(paths: Sequence[str], settings: Settings, *, unsafe: bool, diff: bool) -
             continue
         changed.append(path)
         repaired[path] = outcome.report
-    return FixOutcome(_merged(report, repaired), tuple(changed), "".join(patches), tuple(failed))
+    report = _merged(report, repaired)
+    report = replace(report, diagnostics=tuple(_explained(d, refused) for d in report.diagnostics))
+    return FixOutcome(report, tuple(changed), "".join(patches), tuple(failed))
 
 
 def repair(path: str, data: bytes, pipeline: Pipeline, *, unsafe: bool) -> Repair:
@@ -189,10 +193,8 @@ def unified_diff(path: str, before: bytes, after: bytes) -> str:
     # Only "\n" ends a line of a patch; str.splitlines would cut at form feeds and the like.
     old, new = (text.decode("utf-8", "surrogateescape").split("\n") for text in (before, after))
     old, new = ([*(line + "\n" for line in text[:-1]), *filter(None, text[-1:])] for text in (old, new))
-    out = []
-    for line in lines_of(old, new, _quoted(f"a/{path.lstrip('/')}"), _quoted(f"b/{path.lstrip('/')}")):
-        out.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
-    return "".join(out)
+    lines = lines_of(old, new, _quoted(f"a/{path.lstrip('/')}"), _quoted(f"b/{path.lstrip('/')}"))
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
 def _quoted(name: str) -> str:
@@ -256,11 +258,8 @@ def _not_written(path: str, why: str) -> Diagnostic:
     return stamp(check_did_not_complete, finding, path)
 
 
-def _refused(found: Diagnostic) -> Diagnostic:
-    finding = Finding(
-        f"the fix of {found.code} was not applied: its result would not parse or would lose a comment",
-        found.location,
-        help="the code was left as it is; repair it by hand",
-        data={"code": found.code},
-    )
-    return stamp(check_did_not_complete, finding, found.location.path)
+def _explained(found: Diagnostic, refused: set[tuple[object, ...]]) -> Diagnostic:
+    if _identity(found) not in refused:
+        return found
+    reason = "its fix was not applied: the result would not parse or would lose a comment"
+    return replace(found, help=f"{found.help}; {reason}" if found.help else reason)

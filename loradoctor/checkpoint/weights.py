@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loradoctor.checkpoint.archive import read_archive
 from loradoctor.checkpoint.fault import Fault, ReadError
 from loradoctor.checkpoint.header import Header, read_header
 from loradoctor.checkpoint.tensor import TensorInfo
@@ -39,7 +38,11 @@ class Weights:
 
 def read(path: Path) -> Header:
     """The header of one weights file, by its name's ending. Raises :class:`ReadError` and OSError."""
-    return read_header(path) if path.suffix == ".safetensors" else read_archive(path)
+    if path.suffix == ".safetensors":
+        return read_header(path)
+    from loradoctor.checkpoint.archive import read_archive
+
+    return read_archive(path)
 
 
 def find(directory: Path, explicit: Path | None = None) -> Weights:

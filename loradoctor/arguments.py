@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
 from loradoctor import __version__
@@ -60,6 +62,26 @@ examples:
 """
 
 
+_WIDEST = 110
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal, within reason."""
+
+    def __init__(self, prog: str) -> None:
+        # Left alone, argparse asks shutil for the width, which imports every compression module there is.
+        super().__init__(prog, max_help_position=28, width=min(_columns(), _WIDEST))
+
+
+def _columns() -> int:
+    if os.environ.get("COLUMNS", "").isdigit():
+        return int(os.environ["COLUMNS"])
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else 1).columns - 2
+    except (OSError, ValueError):
+        return _WIDEST
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The parsed command line; exits with code 2 and a usage line when it makes no sense."""
     parser = _command_line()
@@ -74,7 +96,7 @@ def _command_line() -> argparse.ArgumentParser:
         prog="loradoctor",
         description=_ABOUT,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"loradoctor {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -95,14 +117,12 @@ def _command(
         help=title,
         description=about or f"{title[0].upper()}{title[1:]}.",
         epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
 
 
 def _lint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "paths", nargs="*", default=["."], metavar="PATH", help="files, directories, or - for standard input (default: .)"
-    )
+    parser.add_argument("paths", nargs="*", default=["."], metavar="PATH", help="files, directories, or - for standard input (default: .)")
     parser.add_argument("--stdin-filename", metavar="NAME", help="what to call standard input; decides whether it is a notebook")
     fixes = parser.add_argument_group("fixes")
     fixes.add_argument("--fix", action="store_true", help="repair what can be repaired without changing anything else")

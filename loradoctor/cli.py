@@ -179,7 +179,7 @@ def _emit(options: Namespace, settings: Settings, report: Report, sources: Sourc
     sources = sources or Sources()
     if options.format == "text":
         colour = wants_colour(sys.stdout.isatty() and not options.output, os.environ)
-        _write(options, Text(show, Palette(colour), sources).render(report))
+        _write(options, Text(show, Palette(enabled=colour), sources).render(report))
     elif code == FAILED and not options.output and options.format != "github":
         # A program that reads standard output must not take half an answer for a whole one.
         print(Text(show, sources=sources).render(report), end="", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 _CODES = {
     "error": "1;31",
@@ -19,11 +18,14 @@ _CODES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Palette:
     """Paints text by role (a severity, a check's status, ``gutter`` …); leaves it alone when not ``enabled``."""
 
-    enabled: bool = False
+    # No dataclass, here and in the text report: making one takes longer than a report without findings.
+    __slots__ = ("enabled",)
+
+    def __init__(self, *, enabled: bool = False) -> None:
+        self.enabled = enabled
 
     def __call__(self, role: str, text: str) -> str:
         """``text`` in the colour of ``role``; a role without a colour is plain."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
 import re
-import tokenize
 from collections.abc import Mapping
 
 from loradoctor.diagnostic import Location
@@ -53,11 +50,16 @@ class Sources:
 
 
 def _decode(data: bytes) -> str:
+    import io
+    import tokenize
+
     encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
     return data.decode(encoding, "replace")
 
 
 def _cells(data: bytes) -> list[str]:
+    import json
+
     notebook = json.loads(data.decode("utf-8-sig"))
     cells = notebook["cells"] if "cells" in notebook else [c for w in notebook["worksheets"] for c in w["cells"]]
     return [_text(cell.get("source", cell.get("input", ""))) for cell in cells]

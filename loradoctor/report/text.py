@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from loradoctor.diagnostic import Diagnostic, Location, Report, Severity
-from loradoctor.report.card import card
 from loradoctor.report.escape import printable
 from loradoctor.report.palette import Palette
-from loradoctor.report.snippet import Mark, snippet
 from loradoctor.report.sources import Sources
 
 SOURCE_KINDS = frozenset({"module", "notebook", "markdown"})
 """Subjects that are shown by their findings alone; any other has a card."""
 
 
-@dataclass(frozen=True)
 class Text:
     """Renders reports: findings of at least severity ``show``, source lines from ``sources``, colours by ``paint``."""
 
-    show: Severity = Severity.WARNING
-    paint: Palette = field(default_factory=Palette)
-    sources: Sources = field(default_factory=Sources)
+    def __init__(self, show: Severity = Severity.WARNING, paint: Palette | None = None, sources: Sources | None = None) -> None:
+        self.show = show
+        self.paint = paint or Palette()
+        self.sources = sources or Sources()
 
     def render(self, report: Report) -> str:
         """Cards, findings and a closing line that sums them up."""
@@ -31,6 +27,8 @@ class Text:
         carded = [s for s in report.subjects if s.kind not in SOURCE_KINDS]
         paths = {s.path for s in carded}
         for subject in carded:
+            from loradoctor.report.card import card
+
             checks = [c for c in report.checks if c.subject == subject.path]
             blocks.append("\n".join(card(subject, checks, self.paint)))
             blocks += [self.finding(d, explained) for d in shown if d.subject == subject.path]
@@ -49,6 +47,8 @@ class Text:
         return "\n".join(lines)
 
     def _excerpt(self, diagnostic: Diagnostic, gutter: int, role: str) -> list[str]:
+        from loradoctor.report.snippet import Mark, snippet
+
         here = diagnostic.location
         marks = [Mark(here.span, primary=True)] if here.span else []
         elsewhere: dict[Location, list[Mark]] = {}
@@ -70,9 +70,7 @@ class Text:
     def _notes(self, diagnostic: Diagnostic, explained: set[str]) -> list[tuple[str, str]]:
         notes = [("key", printable(diagnostic.location.key))] if diagnostic.location.key else []
         notes += [
-            ("note", f"{printable(r.message)}: {place(r.location)}{_key(r.location)}")
-            for r in diagnostic.related
-            if not r.location.span
+            ("note", f"{printable(r.message)}: {place(r.location)}{_key(r.location)}") for r in diagnostic.related if not r.location.span
         ]
         if diagnostic.help:
             notes.append(("help", printable(diagnostic.help)))

@@ -159,10 +159,12 @@ class Module:
             if site.name in whole or (starts and site.name.startswith(starts)):
                 yield site
 
-    @property
-    def incomplete(self) -> bool:
-        """Whether a cell of the notebook was left out, so that something may happen out of sight."""
-        return any(cell.source.strip() and not self.source.text[cell.start : cell.end].strip() for cell in self.source.cells)
+    def left_out(self, text: str) -> bool:
+        """Whether a cell that was left out of the notebook, because it does not parse, mentions ``text``."""
+        return any(
+            text in cell.source and cell.source.strip() and not self.source.text[cell.start : cell.end].strip()
+            for cell in self.source.cells
+        )
 
     @property
     def stores(self) -> list[Store]:

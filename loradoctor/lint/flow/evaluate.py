@@ -23,6 +23,7 @@ from loradoctor.lint.flow.values import (
     Unknown,
     UserClass,
     Value,
+    concat,
 )
 from loradoctor.lint.libraries import canonical
 from loradoctor.lint.libraries.effects import attribute_of
@@ -159,15 +160,8 @@ def _text(machine: Machine, node: ir.Text, state: State, scope: int) -> Outcomes
     for values, after in many(machine, expressions, state, scope):
         found = iter(values)
         parts = tuple(Known(p) if isinstance(p, str) else next(found) for p in node.parts)
-        outcomes.append((_template(parts), after))
+        outcomes.append((concat(parts), after))
     return outcomes
-
-
-def _template(parts: tuple[Value, ...]) -> Value:
-    flat = [p for part in parts for p in (part.parts if isinstance(part, Template) else (part,))]
-    if all(isinstance(p, Known) for p in flat):
-        return Known("".join(str(p.value) for p in flat if isinstance(p, Known)))
-    return Template(tuple(flat))
 
 
 def _sequence(machine: Machine, node: ir.Sequence, state: State, scope: int) -> Outcomes:
@@ -277,9 +271,9 @@ def _binary(machine: Machine, node: ir.Binary, state: State, scope: int) -> Outc
     for (left, right), after in many(machine, (node.left, node.right), state, scope):
         text = (Known, Template, Unknown)
         if node.op == "+" and isinstance(left, text) and isinstance(right, text) and (_texty(left) or _texty(right)):
-            outcomes.append((_template((left, right)), after))
+            outcomes.append((concat((left, right)), after))
         elif node.op == "/" and isinstance(left, text) and isinstance(right, text) and _texty(right):
-            outcomes.append((_template((left, Known("/"), right)), after))
+            outcomes.append((concat((left, Known("/"), right)), after))
         elif node.op == "+" and isinstance(left, Items) and isinstance(right, Items):
             outcomes.append((Items(left.kind, left.items + right.items), after))
         else:

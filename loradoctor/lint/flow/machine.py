@@ -66,6 +66,7 @@ class Machine:
         self.steps = 0
         self.stack: list[ir.Node] = []
         self.loop_depth = 0
+        self.elements: list[str] = []
         self.guard_depth = 0
         self.entered: set[int] = set()
         self.functions: list[tuple[Function, UserClass | None]] = []
@@ -240,14 +241,23 @@ class Machine:
         return Flow([after for value, after in outcomes if value != evaluate.NEVER])
 
     def if_(self, node: ir.If, state: State, scope: int) -> Flow:
+        before = set(state.conds) if self.elements else set()
         taken, skipped = branch(self, node.test, state, scope)
         self.guard_depth += 1
         then = self.block(node.body, taken, scope) if taken else Flow([])
+        if taken and skipped and then.normal and self.about_element(taken[0].conds.keys() - before):
+            skipped, then.normal = then.normal, []  # some elements go this way and the others that
+            for each in skipped:
+                each.conds = {k: v for k, v in each.conds.items() if not self.about_element((k,))}
         other = self.block(node.orelse, skipped, scope) if skipped else Flow([])
         self.guard_depth -= 1
         then.absorb(other)
         then.normal += other.normal
         return then
+
+    def about_element(self, conditions: Iterable[str]) -> bool:
+        """Whether a condition is about the element of a loop over parameters, of which there are always both kinds."""
+        return any(element in condition for condition in conditions for element in self.elements)
 
     def for_(self, node: ir.For, state: State, scope: int) -> Flow:
         result = Flow([])
@@ -257,12 +267,17 @@ class Machine:
                 for each in states:
                     element = evaluate.element_of(self, iterable, turn, node.uid, each)
                     self.store(node, node.target, element, node.iterable, each, scope)
+                everything = isinstance(iterable, Derived)
+                if everything:
+                    self.elements.append(f"@{node.uid}")
                 self.loop_depth += 1
                 step = self.block(node.body, states, scope)
                 self.loop_depth -= 1
+                if everything:
+                    self.elements.pop()
                 exits += step.broke
                 result.returned += step.returned
-                states = self.join(step.normal + step.continued)
+                states = self.join((step.normal or step.continued) if everything else step.normal + step.continued)
                 if not states:
                     break
             result.normal += self.join(states + exits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loradoctor.lint import ir
@@ -115,6 +116,17 @@ class Super(Value):
 
 
 NONE = Known(None)
+
+
+def concat(parts: Iterable[Value]) -> Value:
+    """The string made of these parts: known where all are, and equal for equal strings however they were put together."""
+    flat: list[Value] = []
+    for part in (p for part in parts for p in (part.parts if isinstance(part, Template) else (part,))):
+        if isinstance(part, Known) and flat and isinstance(flat[-1], Known):
+            flat[-1] = Known(f"{flat[-1].value}{part.value}")
+        else:
+            flat.append(part)
+    return flat[0] if len(flat) == 1 and isinstance(flat[0], Known) else Template(tuple(flat))
 
 
 def text_in(value: Value | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from loradoctor.lint.flow.facts import Model, Peft
-from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Ref, Template, Unknown, Value
+from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Ref, Template, Unknown, Value, concat
 from loradoctor.lint.libraries.effects import Context, Spec, of
 
 
@@ -70,9 +70,7 @@ def _join(context: Context) -> Value | None:
         parts += [Known("/"), part] if parts else [part]
     if context.binding.open or not parts:
         return None
-    if all(isinstance(p, Known) for p in parts):
-        return Known("".join(str(p.value) for p in parts if isinstance(p, Known)))
-    return Template(tuple(x for p in parts for x in (p.parts if isinstance(p, Template) else (p,))))
+    return concat(parts)
 
 
 def _path(context: Context) -> Value | None:

@@ -17,19 +17,19 @@ if [ -n "$NO_COLOR" ] || [ ! -t 1 ]; then
 fi
 
 say "1. The bug that costs a week: an adapter loaded onto a model that already has one"
-run lint fixtures/lint/adapter_on_adapter.py
+run lint examples/resume.py
 
 say "2. Every script and notebook in fixtures/lint: each bug is marked, every unmarked line must stay silent"
 run lint fixtures/lint --format github
 
 say "3. What can be repaired safely, as a patch"
-run lint --diff fixtures/lint
+run lint --diff examples fixtures/lint
 
 say "4. A sound adapter against its base model: it loads, and merging keeps what it does"
-run check fixtures/adapters/lora --base fixtures/base
+run check fixtures/adapters/good_lora --base fixtures/base
 
 say "5. What the bug of step 1 leaves on disk, seen in the files alone"
-run check --no-base fixtures/adapters/nested_wrapping
+run check --no-base fixtures/adapters/nested
 
 say "6. Why it matters and how to repair it"
 run explain LD601

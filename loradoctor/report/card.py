@@ -23,10 +23,12 @@ _LABELS = {
 }
 """Facts in the order they are read in; others follow under their own names."""
 
-_ENTRIES = {"modules": "{value} {key}", "dtypes": "{value} {key}", "rank": "{key} in {value} modules"}
+_ENTRIES = {"modules": "{value} {key}", "dtypes": "{key} in {value} tensors", "rank": "{key} in {value} modules"}
 """How one entry of a mapping reads, where ``key: value`` would not say enough."""
 
 _MANY = 12
+_REASON = 200
+"""Characters of a reason: a longer one repeats a finding that is printed in full below."""
 _NESTED = 3
 
 
@@ -53,7 +55,7 @@ def _outcomes(checks: Sequence[Check], paint: Palette) -> list[str]:
             for label, value in (("measured", check.measured), ("bound", check.bound), ("effect", check.effect))
             if value is not None
         ]
-        reason = printable(check.reason) + (f" ({', '.join(numbers)})" if numbers else "")
+        reason = printable(check.reason, _REASON) + (f" ({', '.join(numbers)})" if numbers else "")
         lines.append(f"    {printable(check.name).ljust(width)}  {paint(check.status, status)}  {reason.strip()}".rstrip())
     return lines
 

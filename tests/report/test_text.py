@@ -39,7 +39,7 @@ def test_a_checkpoint_has_a_card_and_its_hostile_names_are_spelled_out(adapter_r
   scaling     2
   modules     2 q_proj, 2 v_proj
   parameters  4,096
-  dtypes      8 F32
+  dtypes      F32 in 8 tensors
   size        17.3 kB
   weights     adapter_model.safetensors
   checks

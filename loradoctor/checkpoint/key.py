@@ -87,14 +87,15 @@ def _parse(name: str, method: Method, *, strip_module: bool) -> Key:
 def _role(parts: list[str], method: Method) -> tuple[str, str, str, str | None]:
     for index, part in enumerate(parts):
         rest = parts[index + 1 :]
-        if part == "base_layer":
+        if part == "base_layer" and not any(method.owns(p) for p in rest):
             return ".".join(parts[:index]), "base_layer", ".".join(rest), None
         if part in ("modules_to_save", "original_module"):
             return ".".join(parts[:index]), part, rest[-1] if rest else "", rest[0] if len(rest) > 1 else None
         if part == "token_adapter" or part.startswith("trainable_tokens_"):
             return ".".join(parts[:index]), "trainable_tokens_delta", "", None
         if method.owns(part) or part.startswith("lora_"):
-            return (".".join(parts[:index]), part, *_tail(part, rest))
+            # Several parameters of one module nest their adapters: `experts.base_layer.lora_A` is one of `experts` as well.
+            return (".".join(p for p in parts[:index] if p != "base_layer"), part, *_tail(part, rest))
     return ".".join(parts[:-1]), "", parts[-1], None
 
 

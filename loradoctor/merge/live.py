@@ -20,8 +20,9 @@ SUBJECT = "model"
 def merge_equivalence(model: Any) -> Check:
     """Merged against unmerged for every adapted layer of a ``PeftModel`` in memory; the model is left as it is.
 
-    Layers are copied to the CPU one at a time, those that share a weight together, so that memory grows by the largest only. The numbers of the :class:`~loradoctor.diagnostic.Check` are those of ``loradoctor check``. Raises TypeError when
-    ``model`` has no adapter.
+    Layers are copied to the CPU one at a time, those that share a weight together, so that memory grows by the largest only.
+    The numbers of the :class:`~loradoctor.diagnostic.Check` are those of ``loradoctor check``. Raises TypeError when ``model``
+    has no adapter.
     """
     from loradoctor.oracle import merge
 

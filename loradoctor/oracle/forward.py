@@ -13,7 +13,7 @@ TOKENS = 16
 def compare(reference: str, class_name: str, directory: str, config: Any, *, online: bool) -> dict[str, float]:
     """Largest absolute differences of the first output in float32: ``effect`` of the adapter, ``difference`` after merging.
 
-    Whatever transformers or PEFT raise is passed on.
+    Whatever transformers or PEFT raise is passed on; ValueError for models of images or sound.
     """
     import peft
     import transformers
@@ -22,7 +22,10 @@ def compare(reference: str, class_name: str, directory: str, config: Any, *, onl
     precision = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     source = str(Path(reference)) if Path(reference).is_dir() else reference
     model = getattr(transformers, class_name).from_pretrained(source, **keywords, **{precision: torch.float32}).eval()
-    ids = torch.randint(0, model.config.get_text_config().vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
+    if vocabulary is None or model.main_input_name != "input_ids":
+        raise ValueError("only models that read token ids are run as a whole")
+    ids = torch.randint(0, vocabulary, (1, TOKENS), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
     with torch.no_grad():
         base = model(**inputs)[0]

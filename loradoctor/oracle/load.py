@@ -143,7 +143,8 @@ def _judge(outcome: Outcome, record: _Record, base: Base) -> None:
     # Some methods consume or regenerate what they save (prompt embeddings, SHiRA's indices, VeRA's shared projections): a key
     # that PEFT itself would write is neither missing nor unexpected when the file has it.
     outcome.missing = [k for k, name in record.expected.items() if (name or k) not in given and k not in record.stored]
-    outcome.unexpected = [key for key in given if key not in state and key not in record.expected and not _double(key, record)]
+    left = [_in_file(key, record) for key in given if key not in state]
+    outcome.unexpected = [key for key in left if key not in record.expected and not _double(key, record)]
     inactive = ".original_module."
     outcome.overwritten = sorted(key for key in landed & base_names if key not in mapped and inactive not in key)
     outcome.loaded = max(0, outcome.total - len(outcome.unexpected) - len(outcome.mismatched))
@@ -156,6 +157,14 @@ def _judge(outcome: Outcome, record: _Record, base: Base) -> None:
         outcome.loaded = len(outcome.overwritten)
     else:
         outcome.status = "partly" if outcome.missing or outcome.unexpected else "fully"
+
+
+def _in_file(key: str, record: _Record) -> str:
+    # PEFT before 0.18 inserts the adapter's name into every key, also into those that match nothing.
+    if key in record.stored:
+        return key
+    plain = key.replace(f".{ADAPTER}.", ".") if f".{ADAPTER}." in key else key.removesuffix(f".{ADAPTER}")
+    return plain if plain in record.stored else key
 
 
 def _double(key: str, record: _Record) -> bool:

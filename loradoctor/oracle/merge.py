@@ -120,6 +120,11 @@ def _examine_group(
     if peft_type(config) in FROM_ALL_LAYERS:
         reason = f"{peft_type(config)} decomposes the weights of all layers together; they cannot be merged one at a time"
         return [layer_check.Merge(name, "not-run", reason) for name in group]
+    try:
+        for name in group:
+            layer_check.probe(adapted[name])
+    except layer_check.CannotProbe as why:
+        return [layer_check.Merge(name, "not-run", str(why)) for name in group]
     parameters = {id(p): p for name in group for p in base_parameters(adapted[name]).values()}
     real: dict[int, torch.Tensor] = {}
     for key, parameter in parameters.items():

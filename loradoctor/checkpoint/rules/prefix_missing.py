@@ -44,10 +44,9 @@ def prefix_missing(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 def _message(checkpoint: Checkpoint, misfit: Misfit) -> str:
     added, removed = misfit.detail["added"], misfit.detail["removed"]
+    change = f"with `{added}` added" if added else f"without `{removed}`"
     if added and removed:
         change = f"with `{added}` in place of `{removed}`"
-    else:
-        change = f"with `{added}` added" if added else f"without `{removed}`"
     loads = checkpoint.evidence.loads if checkpoint.evidence else None
     base = loads.class_name if loads else "the base model"
     return f"the module paths of {len(misfit.keys)} tensors would fit `{base}` {change}: {shown(misfit.keys)}"
@@ -56,9 +55,10 @@ def _message(checkpoint: Checkpoint, misfit: Misfit) -> str:
 def _help(misfit: Misfit) -> str:
     added, removed = str(misfit.detail["added"]), str(misfit.detail["removed"])
     consequence = "PEFT loads none of them, warns at most, and the model answers like the base model"
-    if added and not removed and "base_model" not in added:
+    top = PREFIX.startswith(str(misfit.detail["old"]))
+    if added and not removed and top:
         return f"{consequence}: the adapter was trained on the backbone. Load it onto `AutoModel`, or add `{added}` to the keys"
-    if removed and not added and "base_model" not in removed:
+    if removed and not added:
         return f"{consequence}: it was trained on a model around this one. Load it there, or remove `{removed}` from the keys"
     old, new = misfit.detail["old"], misfit.detail["new"]
     return f"{consequence}. Load it onto the class it was trained on, or replace `{old}` by `{new}` in the keys"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from loradoctor.arguments import parse
 from loradoctor.config import ConfigError, Settings, load
 from loradoctor.diagnostic import Report, Severity
-from loradoctor.report import machine_renderer
+from loradoctor.report import WHOLE, renderer
 from loradoctor.report.escape import printable
 from loradoctor.report.palette import Palette, wants_colour, wants_motion
 from loradoctor.report.sources import Sources
@@ -180,13 +180,13 @@ def _emit(options: Namespace, settings: Settings, report: Report, sources: Sourc
     if options.format == "text":
         colour = wants_colour(sys.stdout.isatty() and not options.output, os.environ)
         _write(options, Text(show, Palette(enabled=colour), sources).render(report))
-    elif code == FAILED and not options.output and options.format != "github":
+    elif options.format not in WHOLE:
+        _write(options, renderer(options.format)(report.with_diagnostics(report.at_least(show))))
+    elif code == FAILED and not options.output:
         # A program that reads standard output must not take half an answer for a whole one.
         print(Text(show, sources=sources).render(report), end="", file=sys.stderr)
-    elif options.format == "github":
-        _write(options, machine_renderer("github")(report.with_diagnostics(report.at_least(show))))
     else:
-        _write(options, machine_renderer(options.format)(report))
+        _write(options, renderer(options.format)(report))
     return code
 
 

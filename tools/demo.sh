@@ -20,7 +20,7 @@ say "1. The bug that costs a week: an adapter loaded onto a model that already h
 run lint examples/resume.py
 
 say "2. Every script and notebook in fixtures/lint: each bug is marked, every unmarked line must stay silent"
-run lint fixtures/lint --format github
+run lint fixtures/lint --format concise
 
 say "3. What can be repaired safely, as a patch"
 run lint --diff examples fixtures/lint
@@ -34,7 +34,12 @@ run check --no-base fixtures/adapters/nested
 say "6. Why it matters and how to repair it"
 run explain LD601
 
-say "7. Every adapter in fixtures/adapters, the broken ones too"
-run check --no-base fixtures/adapters/* --format github
+say "7. A defect that only merging shows: layers that share their weights, each with its own update"
+run check fixtures/adapters/merge_layer_replication --base fixtures/base
+
+say "8. Every adapter in fixtures/adapters, the broken ones too"
+printf '$ loradoctor check --no-base fixtures/adapters/* --format concise\n\n'
+"$loradoctor" check --no-base fixtures/adapters/* --format concise
+printf '\n(exit code %s)\n' "$?"
 
 printf '\nThat is all. Now your own: loradoctor lint path/to/code, loradoctor check path/to/adapter\n'

@@ -7,18 +7,22 @@ from importlib import import_module
 
 from loradoctor.diagnostic import Report
 
-# Imported when asked for: a text report must not pay for the modules of the machine formats.
-_MACHINE_FORMATS = {
+# Imported when asked for: a text report must not pay for the modules of the others.
+_RENDERERS = {
     "json": "loradoctor.report.json_format",
     "sarif": "loradoctor.report.sarif",
     "github": "loradoctor.report.github",
+    "concise": "loradoctor.report.concise",
 }
 
-FORMATS = ("text", *_MACHINE_FORMATS)
+FORMATS = ("text", *_RENDERERS)
 """What ``--format`` accepts."""
 
+WHOLE = frozenset({"json", "sarif"})
+"""Formats whose output is one document with everything in it; of the others every line counts alone."""
 
-def machine_renderer(name: str) -> Callable[[Report], str]:
-    """The renderer of a format that programs read: ``json``, ``sarif`` or ``github``. Raises ``KeyError`` for another."""
-    render: Callable[[Report], str] = import_module(_MACHINE_FORMATS[name]).render
+
+def renderer(name: str) -> Callable[[Report], str]:
+    """The renderer of any format but ``text``, which needs to know the terminal. Raises ``KeyError`` for no format."""
+    render: Callable[[Report], str] = import_module(_RENDERERS[name]).render
     return render

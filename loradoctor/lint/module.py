@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from loradoctor.diagnostic import Edit, Finding, Fix, Location, Related, Severity
-from loradoctor.lint import ir, lower
+from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Facts, Model, Peft
 from loradoctor.lint.flow.machine import Machine
 from loradoctor.lint.flow.trace import Store, Trace, Visit
@@ -21,6 +21,8 @@ F = TypeVar("F", bound=Facts)
 
 def analyse(source: Source) -> Module:
     """Parse, lower and execute a source. Raises :class:`loradoctor.lint.lower.ParseError`."""
+    from loradoctor.lint import lower  # here, so that listing rules does not pay for libcst
+
     tree = lower.parse(source.text)
     program = lower.lower(tree)
     machine = Machine(program, vocabulary())
@@ -159,6 +161,12 @@ class Module:
             if site.name in whole or (starts and site.name.startswith(starts)):
                 yield site
 
+    @property
+    def is_test(self) -> bool:
+        """Whether this is test code, which does on purpose, and undoes, what elsewhere is a mistake."""
+        name = self.source.path.replace("\\", "/").rpartition("/")[2]
+        return not self.imports.isdisjoint(("pytest", "unittest")) or name.startswith("test_") or name.endswith("_test.py")
+
     def left_out(self, text: str) -> bool:
         """Whether a cell that was left out of the notebook, because it does not parse, mentions ``text``."""
         return any(
@@ -179,6 +187,8 @@ class Module:
 
     @cached_property
     def _spans(self) -> dict[int, tuple[int, int]]:
+        from loradoctor.lint import lower
+
         return lower.spans(self.tree)  # type: ignore[arg-type]
 
     def span(self, node: ir.Node | ir.Arg) -> tuple[int, int]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from loradoctor.config import Settings
-from loradoctor.diagnostic import Diagnostic, Finding, Location, Report, Span, Subject
+from loradoctor.diagnostic import Diagnostic, Finding, Location, Report, Severity, Span, Subject
 from loradoctor.engine import run as run_rules
 from loradoctor.engine import stamp
 from loradoctor.lint import files
@@ -59,6 +59,8 @@ class Pipeline:
             with _time_limit(TIME_LIMIT):
                 source, module, broken = self._module(source)
                 found = run_rules(self._rules(), module, path) if module is not None else []
+                if getattr(module, "is_test", False):
+                    found = [_as_information(d) for d in found]
         except Exception as error:  # noqa: BLE001 -- one file that cannot be analysed must not end the run
             return Report().with_diagnostics(self.kept(path, [_failure(path, error)]))
         return self._report(source, [_source_error(path, e) for e in broken], found, analysed=module is not None)
@@ -145,6 +147,11 @@ def _time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _as_information(diagnostic: Diagnostic) -> Diagnostic:
+    """A warning about test code is worth knowing, no more: tests provoke on purpose what they check."""
+    return replace(diagnostic, severity=Severity.INFO) if diagnostic.severity is Severity.WARNING else diagnostic
 
 
 def unreadable(path: str, reason: str) -> Diagnostic:

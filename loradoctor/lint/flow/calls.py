@@ -130,7 +130,7 @@ def _call_library(machine: Machine, node: ir.Call, name: str, passed: Passed, st
         if last[:1].isupper():
             return [(state.new(node.uid, Instance(node, name)), state)]
         return [(machine.fresh(node.uid, state), state)]
-    return _unknown(machine, node, passed, state, "")
+    return _unknown(machine, node, passed, state, "", "object" if name.rpartition(".")[2][:1].isupper() else "value")
 
 
 def _call_super(machine: Machine, node: ir.Call, inner: Value, dotted: str, passed: Passed, state: State) -> Outcomes:
@@ -161,7 +161,7 @@ def _apply(
     result = spec.effect(context) if spec.effect else None
     if result is None:
         result = machine.fresh(node.uid, state)
-    if spec.recorded:
+    if spec.recorded and not machine.expecting:
         machine.trace.visits.append(Visit(node, name, receiver, binding, heap, result, step))
     return [(result, state)]
 
@@ -347,14 +347,14 @@ def _super(machine: Machine) -> Value:
 # -- what is out of sight
 
 
-def _unknown(machine: Machine, node: ir.Call, passed: Passed, state: State, harmless: str) -> Outcomes:
+def _unknown(machine: Machine, node: ir.Call, passed: Passed, state: State, harmless: str, hint: str = "value") -> Outcomes:
     """A call into code that is not seen: it may have changed any model it was given."""
     if not harmless:
         for _, value in passed:
             for oid in _objects(value, state):
                 state.change(oid, touched=node)
                 machine.trace.event("touched", oid, node)
-    return [(machine.fresh(node.uid, state), state)]
+    return [(machine.fresh(node.uid, state, hint), state)]
 
 
 def _objects(value: Value, state: State) -> list[Oid]:

@@ -102,6 +102,14 @@ class Trainer(Facts):
 
 
 @dataclass(frozen=True, slots=True)
+class Directory(Facts):
+    """A directory this path has saved to: where an adapter, and where a merged model, was written into it."""
+
+    adapter: Site | None = None
+    merged: Site | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Optimizer(Facts):
     """An optimizer, the model whose parameters it was given, and the adapter that model carried then."""
 

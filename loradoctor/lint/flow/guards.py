@@ -26,6 +26,9 @@ def branch(machine: Machine, test: ir.Expr, state: State, scope: int) -> Ways:
         case ir.Compare(op="is" | "==" | "is not" | "!=" as op, left=left, right=right):
             yes, no = _compare(machine, left, right, state, scope)
             return (no, yes) if op in ("is not", "!=") else (yes, no)
+        case ir.Compare(op="in" | "not in" as op, left=left, right=ir.Sequence(items=options)) if _literals(options):
+            yes, no = _one_of(machine, left, options, state, scope)
+            return (no, yes) if op == "not in" else (yes, no)
         case ir.Name(id=name):
             setting = state.vars.get((0, name))
             if isinstance(setting, Known) and isinstance(setting.value, bool) and machine.assigned[name] == 1 and scope >= 0:
@@ -37,6 +40,25 @@ def branch(machine: Machine, test: ir.Expr, state: State, scope: int) -> Ways:
         taken_any += taken
         skipped_any += skipped
     return taken_any, skipped_any
+
+
+def _literals(options: tuple[ir.Expr, ...]) -> bool:
+    return 0 < len(options) <= 6 and all(isinstance(o, ir.Const) for o in options)
+
+
+def _one_of(machine: Machine, left: ir.Expr, options: tuple[ir.Expr, ...], state: State, scope: int) -> Ways:
+    """``left in (…literals…)``: equal to one of them, or to none."""
+    yes: list[State] = []
+    no: list[State] = []
+    for value, after in evaluate.evaluate(machine, left, state, scope):
+        rest = [after]
+        for option in options:
+            wanted = Known(option.value) if isinstance(option, ir.Const) else value
+            split = [_equal(value, wanted, each) for each in rest]
+            yes += [s for taken, _ in split for s in taken]
+            rest = [s for _, skipped in split for s in skipped]
+        no += rest
+    return yes, no
 
 
 def _both(machine: Machine, op: str, left: ir.Expr, right: ir.Expr, state: State, scope: int) -> Ways:

@@ -66,6 +66,7 @@ class Machine:
         self.steps = 0
         self.stack: list[ir.Node] = []
         self.loop_depth = 0
+        self.expecting = 0
         self.elements: list[str] = []
         self.guard_depth = 0
         self.entered: set[int] = set()
@@ -91,6 +92,9 @@ class Machine:
         pending = sorted(self.functions, key=lambda item: isinstance(item[0].node, ir.Function) and item[0].node.name in called)
         for function, owner in pending:
             if id(function.node) in self.entered or not self.worth_entering(function):
+                continue
+            if owner is not None and function.node.name == "__init__":  # type: ignore[union-attr]
+                self.instance(owner, world.fork())
                 continue
             if owner is None:
                 calls.enter(self, function, None, self.unknown_arguments(function), world.fork())
@@ -323,7 +327,11 @@ class Machine:
                         self.store(node, target, value, context, then, scope)
                     after.append(then)
             states = after
-        return self.block(node.body, states, scope)
+        expecting = any(_expects_failure(context) for context, _ in node.items)
+        self.expecting += expecting
+        flow = self.block(node.body, states, scope)
+        self.expecting -= expecting
+        return flow
 
     def try_(self, node: ir.Try, state: State, scope: int) -> Flow:
         before = state.fork()
@@ -446,6 +454,12 @@ _HANDLERS: dict[type[ir.Stmt], Callable[..., Flow]] = {
     ir.Assert: Machine.assert_,
     ir.Outer: Machine.outer,
 }
+
+
+def _expects_failure(context: ir.Expr) -> bool:
+    """Whether this is ``pytest.raises(...)`` or its like: what goes wrong inside is meant to."""
+    func = context.func if isinstance(context, ir.Call) else None
+    return isinstance(func, ir.Attr) and func.name in ("raises", "warns", "assertRaises", "assertRaisesRegex", "assertWarns", "assertLogs")
 
 
 def _statements(body: Iterable[ir.Stmt]) -> Iterable[ir.Stmt]:

@@ -121,7 +121,7 @@ NONE = Known(None)
 def concat(parts: Iterable[Value]) -> Value:
     """The string made of these parts: known where all are, and equal for equal strings however they were put together."""
     flat: list[Value] = []
-    for part in (p for part in parts for p in (part.parts if isinstance(part, Template) else (part,))):
+    for part in (inner for outer in parts for inner in (outer.parts if isinstance(outer, Template) else (outer,))):
         if isinstance(part, Known) and flat and isinstance(flat[-1], Known):
             flat[-1] = Known(f"{flat[-1].value}{part.value}")
         else:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow.facts import Config, Facts, Instance, Model, Peft, Trainer
+from loradoctor.lint.flow.facts import Config, Directory, Facts, Instance, Model, Peft, Trainer
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.trace import Binding
-from loradoctor.lint.flow.values import Derived, Known, Obj, Oid, Unknown, Value
+from loradoctor.lint.flow.values import Derived, Known, Obj, Oid, Template, Unknown, Value
 
 if TYPE_CHECKING:
     from loradoctor.lint.flow.machine import Machine
@@ -109,6 +109,20 @@ def as_model(value: Value | None, state: State) -> Value | None:
         state.heap[value.key] = Model()
         return value
     return value if isinstance(facts, (Model, Peft)) else None
+
+
+def directory(path: Value | None) -> Oid | None:
+    """The heap identity of a directory, for paths that can be compared."""
+    return f"dir:{path}" if isinstance(path, (Known, Template, Unknown)) else None
+
+
+def saved(context: Context, path: Value | None, **what: ir.Node) -> None:
+    """Remember that something was saved into a directory on this path."""
+    oid = directory(path)
+    if oid is not None:
+        before = context.state.heap.get(oid)
+        known = before if isinstance(before, Directory) else Directory(context.node)
+        context.state.heap[oid] = replace(known, **what)
 
 
 def carries_adapter(value: Value | None, state: State) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from loradoctor.lint.flow.facts import Config, Model, Peft
 from loradoctor.lint.flow.values import Derived, Known, Unknown, Value
-from loradoctor.lint.libraries.effects import MISSING, Context, Spec, as_model, of
+from loradoctor.lint.libraries.effects import MISSING, Context, Spec, as_model, of, saved
 
 PROMPT_CONFIGS = frozenset(
     f"peft.{name}Config" for name in ("PromptTuning", "PrefixTuning", "PromptEncoder", "MultitaskPromptTuning", "CPT", "Cartridge")
@@ -132,11 +132,21 @@ def receiver_wrapper(context: Context) -> Value | None:
     receiver = context.receiver
     if isinstance(receiver, Derived) and receiver.kind == "tuner":
         return receiver.source
-    if isinstance(receiver, Unknown) and context.state.facts(receiver) is None and "peft" in context.machine.imports:
+    unseen = isinstance(receiver, Unknown) and context.state.facts(receiver) is None and not receiver.key.startswith("object@")
+    if isinstance(receiver, Unknown) and unseen and "peft" in context.machine.imports:
         base = context.state.new(context.node.uid, Model())
         context.state.heap[receiver.key] = Peft(base=base.oid, how="unseen")
         context.change(base, injected=context.node, injected_by="unseen", wrapper=receiver.key)
     return receiver
+
+
+def _save(context: Context) -> Value | None:
+    receiver = context.receiver
+    wrapper = receiver.source if isinstance(receiver, Derived) else receiver
+    facts = context.get(wrapper, Peft)
+    if facts is not None and not facts.gutted:
+        saved(context, context.arg("save_directory"), adapter=context.node)
+    return None
 
 
 def _base_model(context: Context) -> Value | None:
@@ -197,7 +207,8 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
     ("Peft", "Derived:tuner"): {
         "unload": Spec((), _unload),
         "merge_adapter unmerge_adapter": Spec(("adapter_names", "safe_merge")),
-        "save_pretrained push_to_hub": Spec(("save_directory",)),
+        "save_pretrained": Spec(("save_directory",), _save),
+        "push_to_hub": Spec(("repo_id",)),
         "set_adapter": Spec(("adapter_name",), _activate),
     },
     ("Peft",): {

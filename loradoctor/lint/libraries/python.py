@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from loradoctor.lint.flow.facts import Model, Peft
 from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Ref, Template, Unknown, Value, concat
-from loradoctor.lint.libraries.effects import Context, Spec, of
+from loradoctor.lint.libraries.effects import Context, Spec, directory, of
 
 
 def _pass_on(context: Context) -> Value | None:
@@ -46,6 +46,21 @@ def _getattr(context: Context) -> Value | None:
         return attribute(context.machine, receiver, name, context.state)[0][0]
     if isinstance(receiver, Unknown) and isinstance(name, str):
         return Unknown(f"{receiver.key}.{name}")
+    return None
+
+
+def _setattr(context: Context) -> Value | None:
+    receiver, name, value = context.arg("object"), context.known("name"), context.arg("value")
+    if receiver is None or (isinstance(name, str) and isinstance(value, Known)):
+        return None
+    model = receiver.source if isinstance(receiver, Derived) else receiver
+    context.change(model, touched=context.node)  # model surgery: anything may have been replaced
+    context.event("touched", model)
+    return None
+
+
+def _rmtree(context: Context) -> Value | None:
+    context.state.heap.pop(directory(context.arg("path")) or "", None)
     return None
 
 
@@ -105,6 +120,8 @@ FUNCTIONS = {
     "builtins.enumerate": Spec(("iterable",), _enumerate, recorded=_quiet),
     "builtins.isinstance": Spec(("object", "class"), _isinstance, recorded=_quiet),
     "builtins.getattr": Spec(("object", "name", "default"), _getattr, recorded=_quiet),
+    "builtins.setattr": Spec(("object", "name", "value"), _setattr, recorded=_quiet),
+    "shutil.rmtree": Spec(("path",), _rmtree, recorded=_quiet),
     "builtins.print": Spec((), _none, recorded=_quiet),
     "builtins.str": Spec(("object",), _same_text, recorded=_quiet),
     "os.fspath": Spec(("object",), _same_text, recorded=_quiet),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from loradoctor.lint.flow.facts import Instance, Model, Quantization, Trainer
-from loradoctor.lint.flow.values import Value
-from loradoctor.lint.libraries.effects import UNDECIDED, Context, Spec
+from loradoctor.lint.flow.facts import Instance, Model, Peft, Quantization, Trainer
+from loradoctor.lint.flow.values import Derived, Value
+from loradoctor.lint.libraries.effects import UNDECIDED, Context, Spec, saved
 from loradoctor.lint.libraries.peft import quantization
 
 _MODEL_CLASS = r"(?:Auto|TF|Flax)?\w*(?:Model|For[A-Z]\w+|LMHeadModel|DoubleHeadsModel|ModelWithLMHead|ModelWithHeads)"
@@ -54,6 +54,25 @@ def _train(context: Context) -> Value | None:
     return None
 
 
+def _save(context: Context) -> Value | None:
+    facts = context.get(context.receiver, Model)
+    if facts is not None and facts.merged is not None:
+        saved(context, context.arg("save_directory"), merged=facts.merged)
+    return None
+
+
+def _save_model(context: Context) -> Value | None:
+    facts = context.get(context.receiver, Trainer)
+    wrapper = context.get(facts.model, Peft) if facts else None
+    if facts is not None and wrapper is not None and not wrapper.gutted:
+        saved(context, context.arg("output_dir") or facts.output, adapter=context.node)
+    return None
+
+
+def _submodule(context: Context) -> Value | None:
+    return Derived("submodule", context.receiver) if context.receiver is not None else None
+
+
 def _native(context: Context) -> Value | None:
     context.change(context.receiver, native=context.node)
     return None
@@ -90,14 +109,16 @@ PATTERNS = {
 METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
     ("Model",): {
         "add_adapter load_adapter": Spec(("adapter",), _native),
-        "save_pretrained push_to_hub": Spec(("save_directory",)),
+        "save_pretrained": Spec(("save_directory",), _save),
+        "push_to_hub": Spec(("repo_id",)),
+        "get_submodule": Spec((), _submodule, recorded=False),
         "merge_and_unload disable_adapter": Spec(),
         "gradient_checkpointing_enable enable_input_require_grads resize_token_embeddings": Spec(),
     },
     ("Peft",): {"gradient_checkpointing_enable enable_input_require_grads resize_token_embeddings": Spec()},
     ("Trainer",): {
         "train": Spec(("resume_from_checkpoint",), _train),
-        "save_model": Spec(("output_dir",)),
+        "save_model": Spec(("output_dir",), _save_model),
         "evaluate predict push_to_hub save_state": Spec(),
     },
     ("Unknown", "Instance"): {"save_pretrained push_to_hub": Spec(("save_directory",))},

@@ -47,7 +47,7 @@ def inner_model_saved(module: Module) -> Iterator[Finding]:
             facts = base[1] if base and wrapper and not wrapper.gutted else None
         else:
             facts = arrival.facts(receiver, Model)
-        return facts if facts and facts.carries_adapter and not facts.native and arrival.arg("state_dict") is None else None
+        return facts if facts and facts.carries_adapter and not facts.native and _plainly(arrival, facts) else None
 
     for site in module.calls("save_pretrained", "push_to_hub"):
         found = site.sometimes(inside)
@@ -59,3 +59,8 @@ def inner_model_saved(module: Module) -> Iterator[Finding]:
                 help="its tensors are called `…base_layer.weight`, so a reload fills those layers with random weights; save the PEFT model, "
                 "or the result of `merge_and_unload()`",
             )
+
+
+def _plainly(arrival: Arrival, facts: Model) -> bool:
+    """Saved as it is: no state dict passed, no surgery by code that is out of sight."""
+    return arrival.arg("state_dict") is None and not facts.touched

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint import ir
-from loradoctor.lint.flow.facts import Model, Peft, Trainer
-from loradoctor.lint.flow.values import Known, Template, Unknown, Value
+from loradoctor.lint.flow.facts import Directory, Model, Peft, Trainer
+from loradoctor.lint.flow.values import Known, Template, Unknown
+from loradoctor.lint.libraries.effects import directory
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
 
@@ -36,42 +37,35 @@ def merged_into_adapter_dir(module: Module) -> Iterator[Finding]:
     merged.save_pretrained("runs/merged")
     ```
     """
-    adapters = _adapter_directories(module)
-    for site in module.calls("save_pretrained"):
+    for site in module.calls("save_pretrained", "save_model"):
         for arrival in site.arrivals:
-            facts = arrival.facts(arrival.receiver, Model)
-            path = arrival.arg("save_directory")
-            if not facts or not facts.merged or not isinstance(path, (Known, Template, Unknown)):
-                continue
-            origin = facts.merged if facts.merged_from == path else None
-            place = origin or adapters.get(path)
-            if place is not None:
+            found = _merged_over_adapter(arrival) or _adapter_over_merged(arrival)
+            if found is not None:
                 yield site.finding(
-                    "the merged model is saved into the adapter's own directory",
-                    related=module.related(place, "merged from the adapter in that directory" if origin else "the adapter is saved there"),
+                    "the merged model and the adapter are saved into the same directory",
+                    related=module.related(found[0], found[1]),
                     help="`adapter_config.json` stays beside the merged weights, so loading the directory applies the adapter twice; "
                     "save the merged model to a directory of its own",
                 )
                 break
 
 
-def _adapter_directories(module: Module) -> dict[Value, ir.Node]:
-    places: dict[Value, ir.Node] = {}
-    for site in module.calls("save_pretrained", "save_model"):
-        for arrival in site.arrivals:
-            path = _written(arrival)
-            if path is not None:
-                places.setdefault(path, site.node)
-    return places
-
-
-def _written(arrival: Arrival) -> Value | None:
-    """Where this call saves an adapter, if it does."""
-    peft = arrival.facts(arrival.receiver, Peft)
-    if peft is not None:
-        return arrival.arg("save_directory") if not peft.gutted else None
-    trainer = arrival.facts(arrival.receiver, Trainer)
-    inner = arrival.facts(trainer.model, Peft) if trainer else None
-    if trainer is None or inner is None or inner.gutted:
+def _merged_over_adapter(arrival: Arrival) -> tuple[ir.Node, str] | None:
+    facts = arrival.facts(arrival.receiver, Model)
+    path = arrival.arg("save_directory")
+    if not facts or not facts.merged or not isinstance(path, (Known, Template, Unknown)):
         return None
-    return arrival.arg("output_dir") or trainer.output
+    if facts.merged_from == path:
+        return facts.merged, "merged from the adapter in that directory"
+    held = arrival.visit.heap.get(directory(path) or "")
+    return (held.adapter, "the adapter is saved there") if isinstance(held, Directory) and held.adapter else None
+
+
+def _adapter_over_merged(arrival: Arrival) -> tuple[ir.Node, str] | None:
+    trainer = arrival.facts(arrival.receiver, Trainer)
+    peft = arrival.facts(trainer.model if trainer else arrival.receiver, Peft)
+    if peft is None or peft.gutted:
+        return None
+    path = (arrival.arg("output_dir") or trainer.output) if trainer else arrival.arg("save_directory")
+    held = arrival.visit.heap.get(directory(path) or "")
+    return (held.merged, "the model saved there was merged here") if isinstance(held, Directory) and held.merged else None

@@ -50,6 +50,8 @@ def wrapped_twice(module: Module) -> Iterator[Finding]:
     for site in module.calls("peft.get_peft_model"):
         if found := site.sometimes(nested):
             facts = nested(found)
+            if facts and facts.made is site.node and _unloaded_somewhere(module, found):
+                continue
             certain = site.always(nested)
             yield site.finding(
                 "`get_peft_model` is called on a model that is already a PEFT model",
@@ -70,3 +72,9 @@ def wrapped_twice(module: Module) -> Iterator[Finding]:
                 help="`get_peft_model` changes the base in place: the earlier adapter's layers stay inside; reload the base, copy it "
                 "before wrapping, or call `unload()` on the first PEFT model",
             )
+
+
+def _unloaded_somewhere(module: Module, again: Arrival) -> bool:
+    """Whether the loop takes the adapter out before its next turn, be it under a condition of its own."""
+    base = again.base(again.arg("model"))
+    return base is not None and any(module.happened(kind, base[0]) for kind in ("unloaded", "merged"))

@@ -1,0 +1,101 @@
+"""The child process and every way it can fail."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from loradoctor.checkpoint.layout import TargetError
+from loradoctor.checkpoint.run import CheckOptions, check_many
+from loradoctor.oracle.client import BadInterpreter, TorchSideFailed, TorchSideMissing, ask
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def interpreter(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def report(adapter: Path, **options):
+    return check_many([str(adapter)], CheckOptions(**options))
+
+
+def test_the_real_child_answers_among_noise(good, base, tmp_path):
+    noisy = interpreter(tmp_path / "python", f'echo "hello from sitecustomize"; exec {sys.executable} "$@"')
+    stages = []
+    request = {"adapter": str(good), "base": str(base), "merge": True, "online": False, "forward": True, "num_labels": None}
+    answer = ask(request, python=noisy, timeout=120, progress=stages.append)
+    assert answer["loads"]["status"] == "fully"
+    assert {m["status"] for m in answer["merge"]} == {"equal"}
+    assert answer["forward"]["difference"] < 1e-5 < answer["forward"]["effect"]
+    assert any("merging module" in stage for stage in stages)
+
+
+def test_an_interpreter_without_torch(tmp_path):
+    bare = interpreter(tmp_path / "python", f'exec {sys.executable} -S -E "$@"')
+    with pytest.raises(TorchSideMissing, match=r"has no `torch`: pip install 'loradoctor\[torch\]'"):
+        ask({}, python=bare, timeout=60)
+
+
+def test_missing_torch_is_not_run_and_not_an_error(good, tmp_path):
+    bare = interpreter(tmp_path / "python", f'exec {sys.executable} -S -E "$@"')
+    found = report(good, python=bare)
+    assert not [d for d in found.diagnostics if d.code == "LD002"]
+    loads = next(c for c in found.checks if c.name == "loads")
+    assert (loads.status, "pip install" in loads.reason) == ("not-run", True)
+
+
+def test_missing_torch_is_an_error_when_the_base_is_insisted_on(good, base, tmp_path):
+    bare = interpreter(tmp_path / "python", f'exec {sys.executable} -S -E "$@"')
+    with pytest.raises(TargetError, match="pip install"):
+        report(good, python=bare, base=str(base))
+
+
+def test_a_hanging_child_is_stopped_with_its_helpers(tmp_path):
+    marker = tmp_path / "survivor"
+    hanging = interpreter(tmp_path / "python", f"(sleep 3; touch {marker}) & sleep 60")
+    started = time.monotonic()
+    with pytest.raises(TorchSideFailed, match=r"did not finish within 0\.5 s"):
+        ask({}, python=hanging, timeout=0.5)
+    assert time.monotonic() - started < 3
+    time.sleep(3.2)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'the last words' >&2; exit 3", "ended with status 3 before it answered: the last words"),
+        ("kill -SEGV $$", "ended by signal 11 before it answered"),
+        ("echo '{\"result\"'; exit 0", "ended with status 0 before it answered"),
+    ],
+)
+def test_a_crash_keeps_its_reason(tmp_path, script, said):
+    with pytest.raises(TorchSideFailed, match=said):
+        ask({}, python=interpreter(tmp_path / "python", script), timeout=30)
+
+
+def test_a_crash_is_ld002_and_nothing_is_passed(good, tmp_path):
+    found = report(good, python=interpreter(tmp_path / "python", "exit 3"))
+    assert [d.message for d in found.diagnostics if d.code == "LD002"] == ["the torch side ended with status 3 before it answered"]
+    assert {c.status for c in found.checks if c.name in ("loads", "merge-equivalence")} == {"not-run"}
+
+
+def test_an_interpreter_that_is_not_there(good, tmp_path):
+    with pytest.raises(BadInterpreter, match="cannot be started"):
+        ask({}, python=str(tmp_path / "nothing"), timeout=5)
+    with pytest.raises(TargetError, match="cannot be started"):
+        report(good, python=str(tmp_path / "nothing"))
+
+
+def test_nothing_of_the_working_directory_is_imported(good, base, tmp_path, monkeypatch):
+    (tmp_path / "peft.py").write_text("raise SystemExit('imported from the working directory')")
+    (tmp_path / "weights.py").write_text("raise SystemExit('imported from the working directory')")
+    monkeypatch.chdir(tmp_path)
+    request = {"adapter": str(good), "base": str(base), "merge": False}
+    assert ask(request, python=None, timeout=120)["loads"]["status"] == "fully"

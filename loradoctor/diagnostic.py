@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 
-class Severity(str, Enum):
+class Severity(str, Enum):  # noqa: UP042 -- other programs rely on these bases
     """How bad a finding is; compare with :attr:`rank`."""
 
     ERROR = "error"

@@ -55,5 +55,4 @@ def records() -> list[dict[str, object]]:
 def page(rule: Rule[Any]) -> str:
     """The documentation of one rule as Markdown."""
     summary, _, rest = rule.doc.partition("\n")
-    evidence = f"\n\nEvidence: {', '.join(rule.refs)}." if rule.refs else ""
-    return f"# {rule.code} {rule.name} ({rule.severity.value})\n\n{summary}\n{rest.rstrip()}{evidence}\n"
+    return f"# {rule.code} {rule.name} ({rule.severity.value})\n\n{summary}\n{rest.rstrip()}\n"

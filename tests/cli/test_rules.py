@@ -27,10 +27,6 @@ def test_several_rules_are_explained_one_after_the_other(loradoctor):
     assert loradoctor("explain", "LD004", "LD004").out == f"{PAGE}\n{PAGE}"
 
 
-def test_an_explanation_names_its_evidence(loradoctor):
-    assert loradoctor("explain", "LD101").out.endswith("\n\nEvidence: LO1.\n")
-
-
 def test_every_rule_can_be_explained(loradoctor):
     result = loradoctor("explain", *(r.code for r in all_rules()))
     assert result.code == 0

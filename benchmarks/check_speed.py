@@ -88,7 +88,9 @@ def main() -> int:
             median = statistics.median(times)
             failed |= median > SECONDS or peak > MEGABYTES
             print(f"{dtype:4}  80 MB  {median:.3f} s (best {min(times):.3f})  {peak:.0f} MB anonymous")
-    print(f"limits: {SECONDS} s, {MEGABYTES} MB; largest child {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024} MB resident")
+    print(
+        f"limits: {SECONDS} s, {MEGABYTES} MB; largest child {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024} MB resident"
+    )
     return int(failed)
 
 

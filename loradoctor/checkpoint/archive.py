@@ -14,7 +14,7 @@ from loradoctor.checkpoint.header import Header, is_lfs_pointer, lfs_pointer
 from loradoctor.checkpoint.pickle import Opaque, Refused, Storage, Tensor, is_dangerous, walk
 from loradoctor.checkpoint.tensor import BITS, TensorInfo
 
-_PICKLE_LIMIT = 512 << 20
+_PICKLE_LIMIT = 256 << 20
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MEMBER_LIMIT = 1_000_000
 _MODEL_LIBRARIES = frozenset({"torch", "peft", "transformers", "diffusers", "sentence_transformers", "collections", "__main__"})
@@ -59,9 +59,7 @@ def _zip(path: Path, file: IO[bytes], size: int) -> Header:
     if big:
         raise _broken(path, "was written on a big-endian machine", "byteorder", "load it with torch and save it as safetensors")
     root = name.removesuffix("data.pkl")
-    return _state_dict(
-        path, data, lambda storage: _zip_range(path, file, members.get(f"{root}data/{storage.key}"), storage, size)
-    )
+    return _state_dict(path, data, lambda storage: _zip_range(path, file, members.get(f"{root}data/{storage.key}"), storage, size))
 
 
 def _zip_range(path: Path, file: IO[bytes], member: zipfile.ZipInfo | None, storage: Storage, size: int) -> tuple[int, int]:

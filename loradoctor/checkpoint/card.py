@@ -56,14 +56,15 @@ def _nothing(_: str) -> None:
     return None
 
 
-def parameters(checkpoint: Checkpoint) -> int:
-    """Elements that were trained, as `print_trainable_parameters` counts them: a frozen copy of the base is not among them."""
+def parameters(checkpoint: Checkpoint) -> int | None:
+    """Elements that were trained, as `print_trainable_parameters` counts them; None where the file cannot tell."""
     method = checkpoint.tensor_method
-    frozen = {"VERA": ("vera_A", "vera_B"), "PVERA": ("pvera_A", "pvera_B")}.get(method.peft_type, ())
+    if method.recomputed:
+        return None
     return sum(
         checkpoint.tensors[key.name].count
         for key in checkpoint.keys
-        if key.role not in _NOT_TRAINED and not key.role.startswith(frozen or ("\0",)) and checkpoint.tensors[key.name].is_float
+        if key.role not in _NOT_TRAINED and not key.role.startswith(method.frozen) and checkpoint.tensors[key.name].is_float
     )
 
 
@@ -123,8 +124,6 @@ def _scaling(checkpoint: Checkpoint) -> object:
         keys = {(pattern_key(ranks, m), pattern_key(alphas, m)) for m in checkpoint.by_module} or {(None, None)}
     except Exception:  # noqa: BLE001 -- a pattern that does not compile is LD522's to report
         return None
-    found = sorted(
-        {s for rank, alpha in keys if (s := scaling_of(config, ranks.get(rank or ""), alphas.get(alpha or ""))) is not None}
-    )
+    found = sorted({s for rank, alpha in keys if (s := scaling_of(config, ranks.get(rank or ""), alphas.get(alpha or ""))) is not None})
     finite = [s for s in found if math.isfinite(s)]
     return finite[0] if len(finite) == 1 else finite or None

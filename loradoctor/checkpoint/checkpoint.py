@@ -54,11 +54,7 @@ class Checkpoint:
         """The method whose tensors these are: the config's if any tensor is its own, else the one the names point to."""
         parts = frozenset(part for name in self.tensors for part in name.split("."))
         adaptive = "lora_E" in parts
-        if (
-            self.method is not UNKNOWN
-            and any(self.method.owns(p) for p in parts)
-            and adaptive <= (self.method.peft_type == "ADALORA")
-        ):
+        if self.method is not UNKNOWN and any(self.method.owns(p) for p in parts) and adaptive <= (self.method.peft_type == "ADALORA"):
             return self.method
         found = guess(parts)
         if adaptive:
@@ -183,8 +179,7 @@ def read(path: str, directory: Path, weights_file: Path | None = None) -> Checkp
             Fault(
                 "unreadable-config",
                 "there is no `adapter_config.json`",
-                "PEFT stops with `Can't find 'adapter_config.json'`: save with `model.save_pretrained(...)`, which writes both "
-                "files",
+                "PEFT stops with `Can't find 'adapter_config.json'`: save with `model.save_pretrained(...)`, which writes both files",
                 data={"cause": "absent"},
             )
         )

@@ -34,8 +34,7 @@ FORMATS = (
         "torchtune",
         "torchtune (`lora_a.weight`, `lora_b.weight`)",
         re.compile(r"\.lora_[ab]\.weight$"),
-        "save with torchtune's PEFT output (`save_adapter_weights_only` and a `FullModelHFCheckpointer`), which also permutes "
-        "q and k",
+        "save with torchtune's PEFT output (`save_adapter_weights_only` and a `FullModelHFCheckpointer`), which also permutes q and k",
     ),
     Format(
         "mlx",

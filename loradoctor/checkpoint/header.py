@@ -50,11 +50,7 @@ def read_header(path: Path) -> Header:
             raise lfs_pointer(path, lead + file.read(400))
         for magic, what in _MAGICS.items():
             if lead.startswith(magic):
-                hint = (
-                    "rename it to `adapter_model.bin`, or save it with `safetensors`"
-                    if what.startswith("a P")
-                    else "fetch it again"
-                )
+                hint = "rename it to `adapter_model.bin`, or save it with `safetensors`" if what.startswith("a P") else "fetch it again"
                 raise _broken(path, f"is {what}, not a safetensors file", "wrong-format", help_=hint)
         if size < 8:
             raise _broken(path, f"has {size} bytes; a safetensors file has at least 8", "truncated")
@@ -84,9 +80,7 @@ def _header(path: Path, data: bytes, size: int) -> Header:
         raw = json.loads(text, object_pairs_hook=_collect(repeated))
     except json.JSONDecodeError as error:
         at = 8 + len(text[: error.pos].encode())
-        raise _broken(
-            path, f"has a header that is not JSON at byte {at}: {error.msg[:1].lower()}{error.msg[1:]}", "header-json"
-        ) from error
+        raise _broken(path, f"has a header that is not JSON at byte {at}: {error.msg[:1].lower()}{error.msg[1:]}", "header-json") from error
     except (RecursionError, ValueError) as error:
         raise _broken(path, f"has a header that cannot be parsed: {type(error).__name__}", "header-json") from error
     if not isinstance(raw, dict):
@@ -166,8 +160,7 @@ def lfs_pointer(path: Path, data: bytes) -> ReadError:
         Fault(
             "lfs-pointer",
             f"`{path.name}` is a Git LFS pointer, not the weights{size}",
-            "nothing can be loaded from it: run `git lfs install && git lfs pull` in the clone, or download the file from the "
-            "hub",
+            "nothing can be loaded from it: run `git lfs install && git lfs pull` in the clone, or download the file from the hub",
             file=path.name,
             data={"cause": "lfs-pointer", "size": int(stated) if size else None},
         )

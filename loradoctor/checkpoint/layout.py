@@ -61,6 +61,8 @@ def _resolve(target: str, *, online: bool) -> list[Place]:
 
 
 def _file(target: str, path: Path) -> Place:
+    if not path.is_file():
+        raise TargetError(f"`{target}` is neither a directory nor a regular file")
     directory = path.parent
     shown = os.path.dirname(target) or "."  # noqa: PTH120 -- pathlib would drop the leading ./ that the user typed
     if path.name in _MARKERS:
@@ -68,9 +70,7 @@ def _file(target: str, path: Path) -> Place:
         return Place(shown, directory)
     if path.suffix in (".safetensors", ".bin"):
         return Place(shown, directory, path)
-    raise TargetError(
-        f"`{target}` is not an adapter: name a directory, `adapter_config.json`, or a `.safetensors` or `.bin` file"
-    )
+    raise TargetError(f"`{target}` is not an adapter: name a directory, `adapter_config.json`, or a `.safetensors` or `.bin` file")
 
 
 def is_adapter(directory: Path) -> bool:

@@ -21,9 +21,7 @@ DTYPES = {
     "uint16": "U16", "uint32": "U32", "uint64": "U64",
 }  # fmt: skip
 HARMLESS = frozenset({("collections", "OrderedDict"), ("torch", "Size"), ("torch", "device"), ("_codecs", "encode")})
-REBUILDERS = frozenset(
-    {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter", "_rebuild_from_type_v2"}
-)
+REBUILDERS = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter", "_rebuild_from_type_v2"})
 DANGEROUS = frozenset(
     {
         "posix", "nt", "os", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "pickle", "_pickle",

@@ -13,9 +13,7 @@ from loradoctor.checkpoint.key import Key
 HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
 """What PEFT adds to `modules_to_save` by task (peft/peft_model.py, the PeftModelFor… classes)."""
 
-_EMBEDDING = re.compile(
-    r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|shared|embeddings?|lm_head|embed_out|output)$"
-)
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|shared|embeddings?|lm_head|embed_out|output)$")
 _OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out|output)$")
 
 

@@ -89,9 +89,7 @@ def _examine(checkpoint: Checkpoint, options: CheckOptions) -> tuple[Checkpoint,
         said = str(error).splitlines()[0] if str(error) else "no reason given"
         failed_there = type(error).__name__ == "TorchSideFailed"
         reason = f"the torch side {said}" if failed_there else f"the torch side failed with {type(error).__name__}: {said}"
-        finding = Finding(
-            reason, Location(checkpoint.path), help="the files themselves were checked; the fit to the base model was not"
-        )
+        finding = Finding(reason, Location(checkpoint.path), help="the files themselves were checked; the fit to the base model was not")
         skipped = tuple(Check(checkpoint.path, name, "not-run", reason) for name in ("loads", "merge-equivalence"))
         failed = engine.stamp(check_did_not_complete, finding, checkpoint.path)
         return checkpoint.with_evidence(Evidence(checks=skipped)), [failed]

@@ -160,7 +160,8 @@ def _piece(dtype: str, bits: Bits, scratch: _Scratch) -> _Piece:
             zeros = bits.size - int(np.count_nonzero(magnitudes))
             absmax = float(_values(dtype, np.array([top]))[0])
             return _Piece(bits.size, 0, 0, zeros, absmax, _squares(_magnitudes(dtype, magnitudes, scratch)), int(first), constant)
-    values = _values(dtype, bits).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN complains when it is cast
+        values = _values(dtype, bits).astype(np.float64)
     nans, infs = int(np.isnan(values).sum()), int(np.isinf(values).sum())
     values = values[np.isfinite(values)]
     absmax = float(np.abs(values).max()) if values.size else 0.0

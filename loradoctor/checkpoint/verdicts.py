@@ -12,8 +12,8 @@ _EFFECT = frozenset({"LD702", "LD704"})
 
 
 def structurally_broken(checkpoint: Checkpoint) -> str | None:
-    """The first error about files, config, keys or shapes, as one clause."""
-    return _first_error(checkpoint, lambda code: code.startswith(("LD5", "LD6")))
+    """The first error about files, config, keys, shapes, or values that are no numbers, as one clause."""
+    return _first_error(checkpoint, lambda code: code.startswith(("LD5", "LD6", "LD701")))
 
 
 def effectless(checkpoint: Checkpoint) -> str | None:

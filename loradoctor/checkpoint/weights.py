@@ -61,9 +61,7 @@ def find(directory: Path, explicit: Path | None = None) -> Weights:
         # A pointer under another name is first of all a pointer.
         return Weights(path, faults=(error.fault, *faults))
     except OSError as error:
-        fault = Fault(
-            "unreadable-file", f"`{path.name}` cannot be read: {(error.strerror or str(error)).lower()}", file=path.name
-        )
+        fault = Fault("unreadable-file", f"`{path.name}` cannot be read: {(error.strerror or str(error)).lower()}", file=path.name)
         return Weights(path, faults=(fault, *faults))
     return Weights(path, header.tensors, header.metadata, header.repeated, faults)
 

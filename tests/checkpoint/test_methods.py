@@ -26,7 +26,12 @@ def test_every_config_field_is_known(peft_type: str) -> None:
 def test_the_prefixes_are_pefts(peft_type: str) -> None:
     method = METHODS[peft_type]
     prefix = mapping.PEFT_TYPE_TO_PREFIX_MAPPING[peft_type]
-    assert method.prompt or method.owns(prefix) or any(p.startswith(prefix) for p in method.prefixes) or peft_type in ("ADAPTION_PROMPT", "XLORA")
+    assert (
+        method.prompt
+        or method.owns(prefix)
+        or any(p.startswith(prefix) for p in method.prefixes)
+        or peft_type in ("ADAPTION_PROMPT", "XLORA")
+    )
 
 
 def test_a_name_is_looked_up_as_written() -> None:

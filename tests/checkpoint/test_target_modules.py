@@ -51,7 +51,7 @@ def theirs(raw: dict[str, object], name: str) -> bool:
     return bool(utils.check_target_module_exists(config, name))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(configs(), st.lists(module, min_size=1, max_size=6))
 def test_the_verdict_is_pefts(raw: dict[str, object], modules: list[str]) -> None:
     for name in modules:
@@ -67,7 +67,7 @@ def test_a_listed_suffix_is_targeted(listed: list[str], target: str, prefix: lis
     assert theirs(raw, name)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(st.one_of(tail, pattern, tail.map(lambda t: f"^{t}")), max_size=4), module)
 def test_the_pattern_key_is_pefts(keys: list[str], name: str) -> None:
     found = pattern_key(dict.fromkeys(keys, 1), name)

@@ -14,7 +14,8 @@ class Method:
 
     ``prefixes`` start the path component that marks a tensor as the method's; ``since`` is the first PEFT release that has it
     and ``until`` the first that has it no more; ``covered`` says whether the light tier knows its keys and shapes fully;
-    ``zero`` is the role that a fresh adapter initialises to zero, so that all zeros there mean "never trained".
+    ``zero`` is the role that a fresh adapter initialises to zero, so that all zeros there mean "never trained"; roles that start with
+    one of ``frozen`` are saved but not trained; ``recomputed`` says that the file holds something else than what was trained.
     """
 
     peft_type: str
@@ -25,6 +26,8 @@ class Method:
     prompt: bool = False
     keeps_adapter_name: bool = False
     zero: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    recomputed: bool = False
 
     def owns(self, component: str) -> bool:
         """Whether a path component of a tensor name is this method's."""
@@ -40,47 +43,47 @@ METHODS = _table(
     Method("ADALORA", ("lora_",), "0.3.0", covered=True, zero=("lora_E",)),
     Method("ADAMSS", ("adamss_",), "0.19.0"),
     Method("ADAPTION_PROMPT", ("adaption_",), "0.3.0", zero=("adaption_gate",)),
-    Method("BEFT", ("beft_",), "0.20.0"),
+    Method("BEFT", ("beft_",), "0.20.0", zero=("beft_bias",)),
     Method("BOFT", ("boft_",), "0.11.0"),
     Method("BONE", ("bone_",), "0.14.0", until="0.19.0"),
     Method("C3A", ("c3a_",), "0.16.0"),
-    Method("CARTRIDGE", ("prompt_embeddings",), "0.19.0", prompt=True),
+    Method("CARTRIDGE", ("prompt_embeddings",), "0.19.0", prompt=True, recomputed=True),
     Method("CPT", ("prompt_embeddings",), "0.14.0", prompt=True),
     Method("DEFT", ("deft_",), "0.20.0"),
-    Method("DELORA", ("delora_",), "0.18.0"),
+    Method("DELORA", ("delora_",), "0.18.0", zero=("delora_B",), frozen=("delora_w_norm",)),
     Method("FOURIERFT", ("fourierft_",), "0.12.0"),
-    Method("FROD", ("frod_",), "0.20.0"),
-    Method("GLORA", ("glora_",), "0.20.0"),
-    Method("GRALORA", ("gralora_",), "0.19.0"),
-    Method("HIRA", ("hira_",), "0.20.0"),
+    Method("FROD", ("frod_",), "0.20.0", frozen=("frod_V", "frod_s_")),
+    Method("GLORA", ("glora_",), "0.20.0", recomputed=True),
+    Method("GRALORA", ("gralora_",), "0.19.0", zero=("gralora_B",)),
+    Method("HIRA", ("hira_",), "0.20.0", zero=("hira_B",)),
     Method("HRA", ("hra_",), "0.12.0"),
     Method("IA3", ("ia3_",), "0.4.0"),
-    Method("LILY", ("lily_",), "0.19.0"),
+    Method("LILY", ("lily_",), "0.19.0", zero=("lily_B",), recomputed=True),
     Method("LN_TUNING", ("ln_tuning_",), "0.11.0"),
-    Method("LOHA", ("hada_",), "0.6.0"),
-    Method("LOKR", ("lokr_",), "0.6.0"),
+    Method("LOHA", ("hada_",), "0.6.0", zero=("hada_w2_b",)),
+    Method("LOKR", ("lokr_",), "0.6.0", zero=("lokr_w1",)),
     Method("MISS", ("miss_",), "0.17.0"),
     Method("MULTITASK_PROMPT_TUNING", ("prompt_embeddings", "prefix_task_"), "0.6.0", prompt=True),
-    Method("OFT", ("oft_",), "0.7.0"),
+    Method("OFT", ("oft_",), "0.7.0", zero=("oft_R",)),
     Method("OSF", ("osf_",), "0.18.0"),
-    Method("P_TUNING", ("prompt_embeddings",), "0.0.1", prompt=True),
-    Method("PEANUT", ("peanut_",), "0.19.0"),
-    Method("POLY", ("poly_",), "0.8.0"),
+    Method("P_TUNING", ("prompt_embeddings",), "0.0.1", prompt=True, recomputed=True),
+    Method("PEANUT", ("peanut_",), "0.19.0", zero=("peanut_B",)),
+    Method("POLY", ("poly_",), "0.8.0", zero=("poly_lora_B",)),
     Method("PREFIX_TUNING", ("prompt_embeddings",), "0.0.1", prompt=True),
     Method("PROMPT_TUNING", ("prompt_embeddings",), "0.0.1", prompt=True),
     Method("PSOFT", ("psoft_",), "0.19.0"),
-    Method("PVERA", ("pvera_",), "0.19.0"),
-    Method("RANDLORA", ("randlora_",), "0.16.0"),
+    Method("PVERA", ("pvera_",), "0.19.0", zero=("pvera_lambda_b",), frozen=("pvera_A", "pvera_B")),
+    Method("RANDLORA", ("randlora_",), "0.16.0", zero=("randlora_lambda",), frozen=("randlora_A", "randlora_B")),
     Method("ROAD", ("road_",), "0.18.0"),
     Method("SHADOW", ("shadow_",), "0.21.0", keeps_adapter_name=True),
-    Method("SHIRA", ("shira_",), "0.17.0"),
-    Method("SUPERTUNING", ("supertuning_",), "0.21.0"),
-    Method("TINYLORA", ("tinylora_",), "0.19.0"),
+    Method("SHIRA", ("shira_",), "0.17.0", zero=("shira_weight",)),
+    Method("SUPERTUNING", ("supertuning_",), "0.21.0", zero=("supertuning_values",)),
+    Method("TINYLORA", ("tinylora_",), "0.19.0", frozen=("tinylora_A", "tinylora_B", "tinylora_P")),
     Method("TRAINABLE_TOKENS", ("trainable_tokens_",), "0.15.0"),
     Method("UNILORA", ("unilora_",), "0.20.0"),
     Method("VBLORA", ("vblora_",), "0.13.0"),
-    Method("VERA", ("vera_",), "0.11.0"),
-    Method("WAVEFT", ("waveft_",), "0.18.0"),
+    Method("VERA", ("vera_",), "0.11.0", zero=("vera_lambda_b",), frozen=("vera_A", "vera_B")),
+    Method("WAVEFT", ("waveft_",), "0.18.0", zero=("waveft_spectrum",)),
     Method("XLORA", ("internal_xlora_",), "0.12.0"),
 )  # fmt: skip
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-COMMON = frozenset(
-    ["auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type"]
-)
+COMMON = frozenset(["auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type"])
 """What every config has."""
 
 _LORA = """

@@ -43,9 +43,7 @@ def expected_rank(config: AdapterConfig, module: str) -> Rank | None:
         return _adalora_rank(config, module)
     patterns = config.pattern("rank_pattern")
     key = _find(patterns, module)
-    value, source = (
-        (patterns[key], "rank_pattern") if key is not None else (config.get("r", 8), "r" if "r" in config.raw else "default")
-    )
+    value, source = (patterns[key], "rank_pattern") if key is not None else (config.get("r", 8), "r" if "r" in config.raw else "default")
     return Rank(value, source) if isinstance(value, int) and value > 0 else None
 
 
@@ -60,8 +58,14 @@ def _adalora_rank(config: AdapterConfig, module: str) -> Rank | None:
 
 
 def found_ranks(a: TensorInfo | None, b: TensorInfo | None) -> tuple[int | None, int | None]:
-    """The ranks the two factors have: rows of A (r, in, …), columns of B (out, r, …)."""
-    return (a.shape[0] if a is not None and a.shape else None), (b.shape[1] if b is not None and len(b.shape) > 1 else None)
+    """The ranks the two factors have: rows of A (r, in, …), columns of B (out, r, …).
+
+    A grouped convolution divides B's columns by its groups, which only the base model knows: there A decides alone.
+    """
+    rank_a = a.shape[0] if a is not None and a.shape else None
+    rank_b = b.shape[1] if b is not None and len(b.shape) > 1 else None
+    grouped = b is not None and len(b.shape) > 2 and rank_a is not None and rank_b is not None and rank_b > 0 and rank_a % rank_b == 0
+    return rank_a, rank_a if grouped else rank_b
 
 
 def scaling_of(config: AdapterConfig, rank: Any = None, alpha: Any = None) -> float | None:

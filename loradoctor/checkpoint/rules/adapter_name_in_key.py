@@ -25,12 +25,9 @@ def adapter_name_in_key(checkpoint: Checkpoint) -> Iterator[Finding]:
         names = [k.name for k in keys]
         adapters = list(dict.fromkeys(k.adapter for k in keys if k.adapter is not None))
         lost = adapters != ["default"]
-        consequence = (
-            "they load under no other adapter name, and not with every PEFT" if not lost else "PEFT will not find these weights"
-        )
+        consequence = "they load under no other adapter name, and not with every PEFT" if not lost else "PEFT will not find these weights"
         yield checkpoint.finding(
-            f"{counted(len(names), 'key')} {'holds' if len(names) == 1 else 'hold'} the adapter's name {listed(adapters)}: "
-            f"{listed(names)}",
+            f"{counted(len(names), 'key')} {'holds' if len(names) == 1 else 'hold'} the adapter's name {listed(adapters)}: {listed(names)}",
             key=names[0],
             help=f"{consequence}: remove it from every key, or save with `save_pretrained`",
             data=evidence("adapter-name", names, adapters=adapters),

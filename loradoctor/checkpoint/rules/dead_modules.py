@@ -31,8 +31,7 @@ def dead_modules(checkpoint: Checkpoint) -> Iterator[Finding]:
     designed = checkpoint.method.peft_type == "ADALORA" or all("expert" in n for n in names)
     keys = [k.name for m in dead for k in (m.fresh, m.other) if is_zero(values, k) and k is not None]
     yield checkpoint.finding(
-        f"{counted(len(names), 'module')} of {len(found)} {verb(len(names), 'does', 'do')} nothing, one half is zero: "
-        f"{listed(names)}",
+        f"{counted(len(names), 'module')} of {len(found)} {verb(len(names), 'does', 'do')} nothing, one half is zero: {listed(names)}",
         key=keys[0],
         severity=Severity.INFO if designed else Severity.WARNING,
         help="no training step reached them: leave them out of `target_modules`, or find out why they were not trained",

@@ -21,8 +21,7 @@ def duplicate_tensor_name(checkpoint: Checkpoint) -> Iterator[Finding]:
     """
     if names := checkpoint.repeated:
         yield checkpoint.finding(
-            f"{counted(len(names), 'tensor name')} {verb(len(names), 'stands', 'stand')} in the header more than once: "
-            f"{listed(names)}",
+            f"{counted(len(names), 'tensor name')} {verb(len(names), 'stands', 'stand')} in the header more than once: {listed(names)}",
             key=names[0],
             help="readers silently choose one of them: save the adapter again",
             data=evidence("duplicate-name", names),

@@ -48,7 +48,6 @@ def empty_weights(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield checkpoint.finding(
             f"no tensor is an adapter weight: all {len(tensors)} are single numbers ({listed(kinds)})",
             key=scalars[0],
-            help="the `lora_A` and `lora_B` tensors were lost when the file was written: save again with "
-            "`model.save_pretrained(...)`",
+            help="the `lora_A` and `lora_B` tensors were lost when the file was written: save again with `model.save_pretrained(...)`",
             data=evidence("only-scalars", scalars),
         )

@@ -29,9 +29,7 @@ def flag_lost(checkpoint: Checkpoint) -> Iterator[Finding]:
     config = checkpoint.comparable
     if config is None or checkpoint.method.peft_type != "LORA":
         return
-    pairs = [
-        m for m, roles in checkpoint.by_module.items() if halves(roles) is not None and not any("embedding" in r for r in roles)
-    ]
+    pairs = [m for m, roles in checkpoint.by_module.items() if halves(roles) is not None and not any("embedding" in r for r in roles)]
     for flag, role, title in _VARIANTS:
         having = [m for m, roles in checkpoint.by_module.items() if role in roles]
         lacking = [m for m in pairs if role not in checkpoint.by_module[m]]
@@ -48,7 +46,6 @@ def flag_lost(checkpoint: Checkpoint) -> Iterator[Finding]:
                 f"{listed(lacking)}",
                 flag,
                 of="config",
-                help=f"they stay at their initial value: set `{flag}` to false if the adapter was trained without, else save "
-                "it again",
+                help=f"they stay at their initial value: set `{flag}` to false if the adapter was trained without, else save it again",
                 data=evidence("tensors-lost", lacking, flag=flag),
             )

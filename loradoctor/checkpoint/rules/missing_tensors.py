@@ -78,15 +78,12 @@ def _grid(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:
     for (stack, missing), found in groups.items():
         names = [m for hole in found for m in hole.modules]
         layers = (
-            f"layer {missing[0]}"
-            if len(missing) == 1
-            else f"layers {', '.join(map(str, missing[:6]))}{' …' if len(missing) > 6 else ''}"
+            f"layer {missing[0]}" if len(missing) == 1 else f"layers {', '.join(map(str, missing[:6]))}{' …' if len(missing) > 6 else ''}"
         )
         what = listed(dict.fromkeys(h.template.rpartition(".")[2] for h in found))
         collision = " A second adapter called `0` makes PEFT drop it when saving" if missing == (0,) else ""
         yield checkpoint.finding(
-            f"{what} {verb(len(found), 'is', 'are')} missing in {layers} of `{stack.rstrip('.')}` and there in "
-            f"{found[0].present} others",
+            f"{what} {verb(len(found), 'is', 'are')} missing in {layers} of `{stack.rstrip('.')}` and there in {found[0].present} others",
             key=names[0],
             help=f"PEFT leaves {verb(len(names), 'it', 'them')} without effect and `load_adapter` says nothing: save the "
             f"adapter again.{collision}",

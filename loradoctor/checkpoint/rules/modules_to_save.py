@@ -35,8 +35,7 @@ def modules_to_save(checkpoint: Checkpoint) -> Iterator[Finding]:
             f"{counted(len(names), 'key')} {verb(len(names), 'holds', 'hold')} `modules_to_save`, which PEFT removes when it "
             f"saves: {listed(names)}",
             key=names[0],
-            help=f"PEFT stops with a KeyError: rename the first to `base_model.model.{old[0].module}.{old[0].suffix}`, the "
-            "others alike",
+            help=f"PEFT stops with a KeyError: rename the first to `base_model.model.{old[0].module}.{old[0].suffix}`, the others alike",
             data=evidence("old-name", names),
         )
         return
@@ -65,7 +64,6 @@ def _missing(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]
             "modules_to_save",
             of="config",
             severity=Severity.ERROR if certain else Severity.WARNING,
-            help="PEFT stops with a KeyError if the base model has such a module: save the adapter again, or take the name off "
-            "the list",
+            help="PEFT stops with a KeyError if the base model has such a module: save the adapter again, or take the name off the list",
             data=evidence("tensors-missing", absent),
         )

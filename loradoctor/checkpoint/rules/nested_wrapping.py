@@ -24,10 +24,8 @@ def nested_wrapping(checkpoint: Checkpoint) -> Iterator[Finding]:
     names = [k.name for k in checkpoint.keys if "nested" in k.problems]
     if names:
         yield checkpoint.finding(
-            f"{counted(len(names), 'key')} {'was' if len(names) == 1 else 'were'} saved through two PEFT wrappers: "
-            f"{listed(names)}",
+            f"{counted(len(names), 'key')} {'was' if len(names) == 1 else 'were'} saved through two PEFT wrappers: {listed(names)}",
             key=names[0],
-            help="none of these weights will be used: the model answers like its base. Strip one `base_model.model.` from "
-            "every key",
+            help="none of these weights will be used: the model answers like its base. Strip one `base_model.model.` from every key",
             data=evidence("nested", names),
         )

@@ -24,9 +24,7 @@ def not_finite(checkpoint: Checkpoint) -> Iterator[Finding]:
     if bad:
         names = list(bad)
         nans, infs = sum(s.nans for s in bad.values()), sum(s.infs for s in bad.values())
-        what = " and ".join(
-            filter(None, [counted(nans, "NaN") if nans else "", counted(infs, "infinity", "infinities") if infs else ""])
-        )
+        what = " and ".join(filter(None, [counted(nans, "NaN") if nans else "", counted(infs, "infinity", "infinities") if infs else ""]))
         yield checkpoint.finding(
             f"{counted(len(names), 'tensor')} {verb(len(names), 'holds', 'hold')} {what}: {listed(names)}",
             key=names[0],

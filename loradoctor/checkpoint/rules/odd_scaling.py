@@ -30,8 +30,7 @@ def odd_scaling(checkpoint: Checkpoint) -> Iterator[Finding]:
             "`lora_alpha` is missing, so PEFT takes 8",
             "lora_alpha",
             of="config",
-            help="if the adapter was trained with another value, its update is scaled wrongly and nothing says so: write the "
-            "value down",
+            help="if the adapter was trained with another value, its update is scaled wrongly and nothing says so: write the value down",
             data={"cause": "missing"},
         )
         return

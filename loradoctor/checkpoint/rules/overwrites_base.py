@@ -38,12 +38,10 @@ def overwrites_base(checkpoint: Checkpoint) -> Iterator[Finding]:
     if embeddings and not is_resized_vocabulary(checkpoint, found.embeddings):
         modules = list(dict.fromkeys(k.short for k in found.embeddings))
         yield checkpoint.finding(
-            f"{listed(embeddings)} {verb(len(embeddings), 'is', 'are')} in the file, but `modules_to_save` does not name "
-            f"{listed(modules)}",
+            f"{listed(embeddings)} {verb(len(embeddings), 'is', 'are')} in the file, but `modules_to_save` does not name {listed(modules)}",
             key=embeddings[0],
             severity=Severity.WARNING,
-            help="the base model's own tensor is replaced, even with the adapter disabled: declare the module, or remove the "
-            "tensor",
+            help="the base model's own tensor is replaced, even with the adapter disabled: declare the module, or remove the tensor",
             data=evidence("flag-lost", embeddings),
         )
     biases = [k.name for k in found.biases]
@@ -53,7 +51,6 @@ def overwrites_base(checkpoint: Checkpoint) -> Iterator[Finding]:
             f"`bias` is none: {listed(biases)}",
             key=biases[0],
             severity=Severity.WARNING,
-            help="the base model's biases are replaced, even with the adapter disabled: set `bias` as in training, or remove "
-            "them",
+            help="the base model's biases are replaced, even with the adapter disabled: set `bias` as in training, or remove them",
             data=evidence("bias-flag-lost", biases),
         )

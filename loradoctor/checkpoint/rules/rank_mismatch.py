@@ -29,8 +29,8 @@ def rank_mismatch(checkpoint: Checkpoint) -> Iterator[Finding]:
     The shapes tell the truth: `lora_A` is (rank, in), `lora_B` is (out, rank). Set `r` and `rank_pattern` accordingly.
     """
     config = checkpoint.comparable
-    if config is None or config.get("target_parameters"):
-        # Fused experts stack their ranks in one tensor; how many there are only the base model knows.
+    if config is None or config.get("target_parameters") or config.get("use_bdlora"):
+        # Fused experts stack their ranks in one tensor and block-diagonal halves are narrower: only the base model knows by how much.
         return
     groups: dict[tuple[Rank, int | None, int | None], list[str]] = defaultdict(list)
     for module, roles in checkpoint.by_module.items():
@@ -41,6 +41,9 @@ def rank_mismatch(checkpoint: Checkpoint) -> Iterator[Finding]:
         if any(i is not None and 0 in i.shape for i in infos):
             continue  # LD508
         a, b = found_ranks(*infos)
+        e = roles.get("lora_E")
+        if e is not None and checkpoint.tensors[e.name].shape[:1] != (rank.value,) and a == b == rank.value:
+            b = next(iter(checkpoint.tensors[e.name].shape), None)
         if a not in (None, rank.value) or b not in (None, rank.value):
             groups[rank, a, b].append(module)
     for (rank, a, b), modules in groups.items():

@@ -30,16 +30,14 @@ def untrained(checkpoint: Checkpoint) -> Iterator[Finding]:
             f"{listed(roles)} is zero in {'the one module' if len(found) == 1 else f'all {len(found)} modules'}: the adapter "
             "was never trained",
             key=names[0],
-            help="the model answers exactly like its base: train it, or look for what kept the training from reaching these "
-            "parameters",
+            help="the model answers exactly like its base: train it, or look for what kept the training from reaching these parameters",
             data=evidence("untrained", names),
         )
         return
     vectors = [k.name for k in checkpoint.keys if k.role.startswith("ia3_")]
     if vectors and all(n in values and values[n].constant and values[n].rms == values[n].absmax == 1 for n in vectors):
         yield checkpoint.finding(
-            f"{counted(len(vectors), 'IA3 vector')} {'is' if len(vectors) == 1 else 'are'} all ones: the adapter was never "
-            "trained",
+            f"{counted(len(vectors), 'IA3 vector')} {'is' if len(vectors) == 1 else 'are'} all ones: the adapter was never trained",
             key=vectors[0],
             help="everything is multiplied by 1 and the model answers exactly like its base",
             data=evidence("untrained", vectors),

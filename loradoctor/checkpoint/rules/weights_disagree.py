@@ -38,9 +38,7 @@ def weights_disagree(checkpoint: Checkpoint) -> Iterator[Finding]:
 
         left, right = checkpoint.values(), measure(other, second)
         names = sorted(
-            n
-            for n in left
-            if n in right and abs(left[n].rms - right[n].rms) > _tolerance(checkpoint, n) * max(left[n].rms, right[n].rms)
+            n for n in left if n in right and abs(left[n].rms - right[n].rms) > _tolerance(checkpoint, n) * max(left[n].rms, right[n].rms)
         )
     if names:
         yield Finding(

@@ -31,8 +31,7 @@ def wrapper_prefix(checkpoint: Checkpoint) -> Iterator[Finding]:
     if names:
         wrappers = dict.fromkeys(w for k in checkpoint.keys for w in k.wrappers)
         yield checkpoint.finding(
-            f"{counted(len(names), 'key')} {'holds' if len(names) == 1 else 'hold'} a wrapper's name ({listed(wrappers)}): "
-            f"{listed(names)}",
+            f"{counted(len(names), 'key')} {'holds' if len(names) == 1 else 'hold'} a wrapper's name ({listed(wrappers)}): {listed(names)}",
             key=names[0],
             help=f"{' and '.join(_ORIGIN[w] for w in wrappers)} put it there; PEFT will not find these weights and the model "
             "answers like its base. "

@@ -23,16 +23,11 @@ def zero_a(checkpoint: Checkpoint) -> Iterator[Finding]:
     """
     values = checkpoint.values()
     found = [m for m in modules(checkpoint) if m.other is not None]
-    if (
-        found
-        and all(is_zero(values, m.other) for m in found)
-        and any(m.fresh is not None and not is_zero(values, m.fresh) for m in found)
-    ):
+    if found and all(is_zero(values, m.other) for m in found) and any(m.fresh is not None and not is_zero(values, m.fresh) for m in found):
         names = [m.other.name for m in found if m.other is not None]
         roles = list(dict.fromkeys(m.other.role for m in found if m.other is not None))
         yield checkpoint.finding(
-            f"{listed(roles)} is zero in {'the one module' if len(found) == 1 else f'all {len(found)} modules'}: its values "
-            "were lost",
+            f"{listed(roles)} is zero in {'the one module' if len(found) == 1 else f'all {len(found)} modules'}: its values were lost",
             key=names[0],
             help="the update is zero and the model answers like its base: go back to the file before the conversion",
             data=evidence("zero-a", names),

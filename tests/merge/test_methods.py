@@ -1,0 +1,116 @@
+"""Every method whose layers the installed PEFT can build: merged equals unmerged, and the status says so."""
+
+from __future__ import annotations
+
+import peft
+import pytest
+
+from tests.oracle import zoo
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+T = zoo.TARGETS
+SQUARE = ["q_proj", "o_proj"]
+MERGING = {
+    "lora": ("LoraConfig", {"r": 4, "target_modules": T}),
+    "dora": ("LoraConfig", {"r": 4, "target_modules": T, "use_dora": True}),
+    "rslora-patterns": (
+        "LoraConfig",
+        {"r": 4, "target_modules": T, "use_rslora": True, "rank_pattern": {"up_proj": 2}, "alpha_pattern": {"q_proj": 3}},
+    ),
+    "embeddings": ("LoraConfig", {"r": 4, "target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
+    "modules-to-save": ("LoraConfig", {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+    "trained-tokens": ("LoraConfig", {"r": 4, "target_modules": ["q_proj"], "trainable_token_indices": [1, 5]}),
+    "bias": ("LoraConfig", {"r": 4, "target_modules": T, "bias": "all"}),
+    "all-linear": ("LoraConfig", {"r": 4, "target_modules": "all-linear"}),
+    "regex": ("LoraConfig", {"r": 4, "target_modules": r"model\.layers\.\d+\.self_attn\.[qv]_proj"}),
+    "one-layer": ("LoraConfig", {"r": 4, "target_modules": T, "layers_to_transform": [1]}),
+    "pissa": ("LoraConfig", {"r": 4, "target_modules": T, "init_lora_weights": "pissa"}),
+    "olora": ("LoraConfig", {"r": 4, "target_modules": T, "init_lora_weights": "olora"}),
+    "adalora": ("AdaLoraConfig", {"init_r": 6, "target_r": 4, "total_step": 10, "target_modules": T}),
+    "loha": ("LoHaConfig", {"r": 4, "target_modules": T}),
+    "lokr": ("LoKrConfig", {"r": 4, "target_modules": T}),
+    "vera": ("VeraConfig", {"r": 4, "target_modules": SQUARE}),
+    "vera-without-projection": ("VeraConfig", {"r": 4, "target_modules": SQUARE, "save_projection": False}),
+    "randlora": ("RandLoraConfig", {"r": 4, "target_modules": SQUARE}),
+    "fourierft": ("FourierFTConfig", {"n_frequency": 10, "target_modules": T}),
+    "vblora": ("VBLoRAConfig", {"r": 4, "num_vectors": 16, "vector_length": 8, "target_modules": SQUARE}),
+    "ia3": ("IA3Config", {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}),
+    "oft": ("OFTConfig", {"r": 0, "oft_block_size": 4, "target_modules": T}),
+    "boft": ("BOFTConfig", {"boft_block_size": 4, "target_modules": T}),
+    "hra": ("HRAConfig", {"r": 4, "target_modules": T}),
+    "ln-tuning": ("LNTuningConfig", {"target_modules": ["input_layernorm"]}),
+    "trainable-tokens": ("TrainableTokensConfig", {"token_indices": [1, 5], "target_modules": ["embed_tokens"]}),
+    "shira": ("ShiraConfig", {"r": 4, "target_modules": T}),
+    "miss": ("MissConfig", {"r": 4, "target_modules": T}),
+    "c3a": ("C3AConfig", {"block_size": 16, "target_modules": T}),
+    "delora": ("DeloraConfig", {"r": 4, "target_modules": T}),
+    "gralora": ("GraloraConfig", {"r": 4, "gralora_k": 2, "target_modules": T}),
+    "waveft": ("WaveFTConfig", {"n_frequency": 10, "target_modules": T}),
+    "osf": ("OSFConfig", {"target_modules": T}),
+    "psoft": ("PsoftConfig", {"r": 4, "target_modules": T}),
+    "tinylora": ("TinyLoraConfig", {"target_modules": T}),
+}
+
+
+def build(kind, table, base, tmp_path):
+    name, fields = table[kind]
+    if not zoo.has(name):
+        pytest.skip(f"this PEFT has no {name}")
+    config = getattr(peft, name)(task_type="CAUSAL_LM", **fields)
+    return zoo.adapter(tmp_path / "adapter", zoo.llama(tmp_path / "scratch"), config, base=base)
+
+
+@pytest.mark.parametrize("kind", MERGING)
+def test_merging_is_proven(examine, base, tmp_path, kind):
+    result = examine(build(kind, MERGING, base, tmp_path))
+    merge = result.check("merge-equivalence")
+    assert result.check("loads").status == "passed", result.check("loads")
+    assert merge.status == "passed", merge
+    assert merge.measured <= merge.bound <= 2e-5
+    assert merge.effect > 1e-4
+    assert not [code for code in result.codes if code.startswith("LD8")]
+
+
+CANNOT = {
+    "prefix": ("PrefixTuningConfig", {"num_virtual_tokens": 3}, "info"),
+    "p-tuning": ("PromptEncoderConfig", {"num_virtual_tokens": 3, "encoder_hidden_size": 8}, "info"),
+    "lily": ("LilyConfig", {"r": 4, "target_modules": T}, "info"),
+    "lora-bias": ("LoraConfig", {"r": 4, "target_modules": T, "lora_bias": True}, "error"),
+    "beft": ("BeftConfig", {"target_modules": ["q_proj"]}, "error"),
+}
+
+
+@pytest.mark.parametrize("kind", CANNOT)
+def test_what_cannot_merge_is_said_and_not_passed(examine, base, tmp_path, kind):
+    *table, severity = CANNOT[kind]
+    result = examine(build(kind, {kind: table}, base, tmp_path))
+    assert result.check("merge-equivalence").status == "not-run"
+    assert [d.severity.value for d in result.report.diagnostics if d.code == "LD804"] == [severity]
+
+
+def test_a_method_that_needs_all_layers_at_once_is_not_run(examine, base, tmp_path):
+    result = examine(build("frod", {"frod": ("FrodConfig", {"target_modules": T})}, base, tmp_path))
+    assert result.check("merge-equivalence").status == "not-run"
+    assert "all layers together" in result.check("merge-equivalence").reason
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_conv1d_layers_of_gpt2(examine, tmp_path, use_dora):
+    model = zoo.gpt2(tmp_path / "gpt2")
+    config = zoo.lora(target_modules=["c_attn", "c_proj"], use_dora=use_dora, fan_in_fan_out=True)
+    result = examine(zoo.adapter(tmp_path / "a", model, config, base=tmp_path / "gpt2"))
+    assert result.check("merge-equivalence").status == "passed"
+
+
+def test_convolutions(examine, tmp_path):
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, image_size=16, patch_size=8
+    )
+    model = transformers.ViTForImageClassification(config)
+    model.save_pretrained(tmp_path / "vit")
+    adapter = zoo.lora(task_type=None, target_modules=["projection"], modules_to_save=["classifier"])
+    result = examine(zoo.adapter(tmp_path / "a", model, adapter, base=tmp_path / "vit"))
+    assert result.check("merge-equivalence").status == "passed"

@@ -112,6 +112,17 @@ PROGRAMS = {
                 m.eval()
             return m
     """,
+    "a string option in one of several": """
+        def load(mode):
+            m = base()
+            if mode in ("fresh", "again"):
+                m = get_peft_model(m, cfg)
+            if mode == "resume":
+                m = PeftModel.from_pretrained(m, "x")
+            if mode == "again":
+                m = PeftModel.from_pretrained(m, "x")  #! LD101
+            return m
+    """,
     "agreeing guards do meet": """
         args = argparse.ArgumentParser().parse_args()
         m = base()

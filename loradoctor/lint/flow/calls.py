@@ -76,7 +76,8 @@ def _call_value(machine: Machine, node: ir.Call, callee: Value, passed: Passed, 
             spec = method_spec(type(state.heap[oid]).__name__, "__call__") if oid is not None else None
             if spec is not None:
                 return _apply(machine, node, spec, "__call__", callee, passed, state)
-            return _unknown(machine, node, passed, state, "")
+            foreign = isinstance(callee, Unknown) and callee.key.startswith("object@")
+            return _unknown(machine, node, passed, state, "", "object" if foreign else "value")
 
 
 def _call_method(machine: Machine, node: ir.Call, receiver: Value, name: str, passed: Passed, state: State, scope: int) -> Outcomes:
@@ -118,7 +119,8 @@ def _library_method(machine: Machine, node: ir.Call, receiver: Value, name: str,
     if isinstance(facts, Instance) and "." in facts.cls:
         return _call_library(machine, node, f"{facts.cls}.{name}", passed, state, receiver)
     harmless = facts is not None or isinstance(receiver, (Derived, Known, Template, Function))
-    return _unknown(machine, node, passed, state, name if harmless else "")
+    foreign = isinstance(receiver, Unknown) and receiver.key.startswith("object@")
+    return _unknown(machine, node, passed, state, name if harmless else "", "object" if foreign else "value")
 
 
 def _call_library(machine: Machine, node: ir.Call, name: str, passed: Passed, state: State, receiver: Value | None = None) -> Outcomes:

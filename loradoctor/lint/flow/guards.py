@@ -47,18 +47,37 @@ def _literals(options: tuple[ir.Expr, ...]) -> bool:
 
 
 def _one_of(machine: Machine, left: ir.Expr, options: tuple[ir.Expr, ...], state: State, scope: int) -> Ways:
-    """``left in (…literals…)``: equal to one of them, or to none."""
+    """``left in (…literals…)``: one condition, which later comparisons with one literal know of."""
+    literals = [o.value for o in options if isinstance(o, ir.Const)]
     yes: list[State] = []
     no: list[State] = []
     for value, after in evaluate.evaluate(machine, left, state, scope):
-        rest = [after]
-        for option in options:
-            wanted = Known(option.value) if isinstance(option, ir.Const) else value
-            split = [_equal(value, wanted, each) for each in rest]
-            yes += [s for taken, _ in split for s in taken]
-            rest = [s for _, skipped in split for s in skipped]
-        no += rest
+        if isinstance(value, Known):
+            taken, skipped = ([after], []) if value.value in literals else ([], [after])
+        elif isinstance(value, Unknown):
+            settled = next((c for c, holds in after.conds.items() if holds and c.startswith(f"{value.key}==")), None)
+            if settled is not None:
+                inside = settled.partition("==")[2] in [repr(literal) for literal in literals]
+                taken, skipped = ([after], []) if inside else ([], [after])
+            else:
+                taken, skipped = _fork(f"{value.key} in |{'|'.join(repr(literal) for literal in literals)}|", after)
+        else:
+            taken, skipped = _fork(None, after)
+        yes += taken
+        no += skipped
     return yes, no
+
+
+def _excluded(key: str, label: str, state: State) -> bool:
+    """Whether the path has already settled that the value of ``key`` is not ``label``."""
+    if state.conds.get(f"{key}=={label}") is not None:
+        return False
+    for condition, holds in state.conds.items():
+        if holds and condition.startswith(f"{key}=="):
+            return True
+        if condition.startswith(f"{key} in |") and holds is not (f"|{label}|" in condition):
+            return True
+    return False
 
 
 def _both(machine: Machine, op: str, left: ir.Expr, right: ir.Expr, state: State, scope: int) -> Ways:
@@ -114,10 +133,8 @@ def _equal(one: Value, two: Value, state: State) -> Ways:
         return _fork(f"{one.key} is None", state)
     if isinstance(one, Unknown) and isinstance(two, (Known, Unknown, Ref)):
         label = repr(two.value) if isinstance(two, Known) else str(two)
-        if state.conds.get(f"{one.key}=={label}") is None and any(
-            holds and c.startswith(f"{one.key}==") for c, holds in state.conds.items()
-        ):
-            return [], [state]  # it already equals something else
+        if _excluded(one.key, label, state):
+            return [], [state]
         return _fork(f"{one.key}=={label}", state)
     return ([state], []) if one == two else _fork(None, state)
 

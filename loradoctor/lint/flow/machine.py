@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow import calls, evaluate
+from loradoctor.lint.flow.facts import Peft
 from loradoctor.lint.flow.guards import branch
 from loradoctor.lint.flow.state import State, merge_equal
 from loradoctor.lint.flow.trace import Store, Trace
@@ -67,6 +68,7 @@ class Machine:
         self.stack: list[ir.Node] = []
         self.loop_depth = 0
         self.expecting = 0
+        self.uncalled = False
         self.elements: list[str] = []
         self.guard_depth = 0
         self.entered: set[int] = set()
@@ -90,6 +92,7 @@ class Machine:
     def run_uncalled(self, world: State) -> None:
         called = {w for f, _ in self.functions if isinstance(f.node, ir.Function) for w in f.node.words}
         pending = sorted(self.functions, key=lambda item: isinstance(item[0].node, ir.Function) and item[0].node.name in called)
+        self.uncalled = True
         for function, owner in pending:
             if id(function.node) in self.entered or not self.worth_entering(function):
                 continue
@@ -397,7 +400,14 @@ class Machine:
     def return_(self, node: ir.Return, state: State, scope: int) -> Flow:
         if node.value is None:
             return Flow([], returned=[(NONE, state)])
-        return Flow([], returned=evaluate.evaluate(self, node.value, state, scope))
+        outcomes = evaluate.evaluate(self, node.value, state, scope)
+        if len(self.stack) == 1 and self.uncalled:
+            for value, after in outcomes:
+                facts = after.get(value, Peft)
+                oid = after.oid(value)
+                if facts is not None and facts.gutted is not None and oid is not None:
+                    self.trace.event("returned", oid, node)
+        return Flow([], returned=outcomes)
 
     def leave(self, node: ir.Leave, state: State, scope: int) -> Flow:
         if node.value is not None:

@@ -90,6 +90,7 @@ def _prepare(context: Context) -> Value | None:
     model = context.model(context.arg("model"))
     facts = context.state.facts(model)
     context.change(model, prepared=context.node)
+    context.event("prepared", context.base(model))
     if isinstance(facts, Peft) or (isinstance(facts, Model) and facts.carries_adapter):
         context.change(model, frozen=context.node, unfrozen=None)
     return model

@@ -67,6 +67,7 @@ def parameters_in(value: Value | None) -> Value | None:
 def _optimizer(context: Context) -> Value | None:
     model = context.model(parameters_in(context.arg("params")))
     oid: Oid | None = context.state.oid(model)
+    context.event("optimized", model)
     base = context.get(context.base(model), Model)
     return context.new(Optimizer(context.node, context.name, oid, base.injected if base else None))
 

@@ -44,7 +44,8 @@ def disable_adapter_statement(module: Module) -> Iterator[Finding]:
             return True
         if arrival.facts(arrival.receiver, Model):
             return False
-        return isinstance(arrival.receiver, Unknown) and "peft" in module.imports
+        unseen = arrival.receiver
+        return isinstance(unseen, Unknown) and not unseen.key.startswith("object@") and "peft" in module.imports
 
     for site in module.calls("disable_adapter"):
         if site.dropped and site.sometimes(on_peft):

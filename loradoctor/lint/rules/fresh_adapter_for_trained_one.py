@@ -41,9 +41,8 @@ def fresh_adapter_for_trained_one(module: Module) -> Iterator[Finding]:
         return facts if facts and facts.loaded_from is not None else None
 
     def never_filled(arrival: Arrival) -> bool:
-        wrapper = arrival.visit.result
-        oid = getattr(wrapper, "oid", None)
-        return not any(module.happened(kind, oid) for kind in ("filled", "touched"))
+        oid = getattr(arrival.visit.result, "oid", None)
+        return not any(module.happened(kind, oid) for kind in ("filled", "touched", "trained", "optimized"))
 
     for site in module.calls("peft.get_peft_model"):
         found = site.sometimes(from_file)

@@ -53,7 +53,8 @@ def kbit_unprepared(module: Module) -> Iterator[Finding]:
     for site in module.calls("peft.get_peft_model"):
         found = site.sometimes(unprepared)
         facts = unprepared(found) if found else None
-        if found is None or facts is None or not _trained(module, found):
+        base = found.base(found.arg("model")) if found else None
+        if found is None or facts is None or base is None or module.happened("prepared", base[0]) or not _trained(module, found):
             continue
         yield site.finding(
             f"a base quantized to {facts.quantized} is wrapped without `prepare_model_for_kbit_training`",
@@ -72,10 +73,4 @@ def _cast_by_hand(module: Module) -> bool:
 
 def _trained(module: Module, wrapping: Arrival) -> bool:
     oid = getattr(wrapping.visit.result, "oid", None)
-    if module.happened("trained", oid):
-        return True
-    return any(
-        a.oid(getattr(a.arg("params"), "source", None)) == oid
-        for site in module.calls("torch.optim.*", "bitsandbytes.*")
-        for a in site.arrivals
-    )
+    return bool(module.happened("trained", oid) or module.happened("optimized", oid))

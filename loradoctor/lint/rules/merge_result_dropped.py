@@ -44,22 +44,42 @@ def merge_result_dropped(module: Module) -> Iterator[Finding]:
         arrivals = [a for a in site.arrivals if _wrapper(a) is not None]
         if not arrivals or not _is_dropped(module, site):
             continue
-        saved = _saved_empty(module, site)
+        saved = _saved_empty(module, site) or _handed_out(module, arrivals)
         if saved is None and _base_saved(module, site):
             continue
         used = saved is None and _only_used(module, site)
         name = site.receiver_name
         edit = (module.insert(site.node, f"{name} = "),) if name and site.dropped else ()
         yield site.finding(
-            f"the merged model that `{site.name}` returns is dropped, and the emptied wrapper is saved"
+            f"the merged model that `{site.name}` returns is dropped, and the emptied wrapper is kept"
             if saved
             else f"the merged model that `{site.name}` returns is dropped",
             severity=Severity.ERROR if saved else Severity.INFO if used else Severity.WARNING,
-            related=module.related(saved, "an adapter without tensors is written here"),
+            related=module.related(saved, "the emptied wrapper goes on from here"),
             help="what is saved from the wrapper holds no tensor and loads as the base model; assign the result"
             + (f": `{name} = {name}.{site.name}()`" if name else ""),
             fix=Fix("assign the result", edit) if edit else None,
         )
+    yield from _emptied_saves(module)
+
+
+def _emptied_saves(module: Module) -> Iterator[Finding]:
+    """Saves of a wrapper whose merged model went to another name."""
+    for save in module.calls("save_pretrained", "push_to_hub"):
+        for arrival in save.arrivals:
+            facts = arrival.facts(arrival.receiver, Peft)
+            if facts and isinstance(facts.gutted, ir.Call) and not _is_dropped(module, module.sites[facts.gutted.uid]):
+                yield save.finding(
+                    "the emptied wrapper is saved instead of the merged model",
+                    related=module.related(facts.gutted, "the merged model is what this returns"),
+                    help="the wrapper holds no tensor any more and what is written loads as the base model; save the merged model",
+                )
+                break
+
+
+def _handed_out(module: Module, arrivals: list[Arrival]) -> ir.Node | None:
+    """Where the emptied wrapper is returned to code that is out of sight."""
+    return next((places[0] for a in arrivals if (places := module.happened("returned", a.oid(_wrapper(a))))), None)
 
 
 def _wrapper(arrival: Arrival) -> Value | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from loradoctor.diagnostic import Finding, Fix, Severity
 from loradoctor.lint import ir
-from loradoctor.lint.flow.facts import Model, Trainer
+from loradoctor.lint.flow.facts import Model, Peft, Trainer
 from loradoctor.lint.flow.values import NONE, Value
 from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.rule import rule
@@ -73,6 +74,9 @@ def unwrapped_model_trained(module: Module) -> Iterator[Finding]:
 
 def _wrapped_elsewhere(arrival: Arrival, value: Value | None) -> Model | None:
     facts = arrival.facts(value, Model)
+    wrapper = arrival.visit.heap.get(facts.wrapper) if facts and facts.wrapper is not None else None
+    if facts and isinstance(wrapper, Peft) and wrapper.prompt and not wrapper.gutted:
+        return replace(facts, injected=wrapper.made)
     return facts if facts and facts.carries_adapter and facts.injected_by in _WRAPPERS and not facts.native else None
 
 
@@ -80,7 +84,7 @@ def _carried_then(module: Module, trainer: Trainer, now: Model) -> bool:
     """Whether the adapter was in already when the trainer was built; then the first half of the rule has spoken."""
     site = module.sites.get(trainer.made.uid) if trainer.made else None
     return site is None or any(
-        (facts := a.facts(a.arg("model"), Model)) is not None and facts.injected is now.injected for a in site.arrivals
+        (facts := _wrapped_elsewhere(a, a.arg("model"))) is not None and facts.injected is now.injected for a in site.arrivals
     )
 
 

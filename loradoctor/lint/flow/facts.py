@@ -38,7 +38,6 @@ class Model(Facts):
     wrapper: Oid | None = None
     native: Site | None = None
     merged: Site | None = None
-    merged_from: Value | None = None
     touched: Site | None = None
     frozen: Site | None = None
     unfrozen: Site | None = None

@@ -55,10 +55,8 @@ def _merged_over_adapter(arrival: Arrival) -> tuple[ir.Node, str] | None:
     path = arrival.arg("save_directory")
     if not facts or not facts.merged or not isinstance(path, (Known, Template, Unknown)):
         return None
-    if facts.merged_from == path:
-        return facts.merged, "merged from the adapter in that directory"
     held = arrival.visit.heap.get(directory(path) or "")
-    return (held.adapter, "the adapter is saved there") if isinstance(held, Directory) and held.adapter else None
+    return (held.adapter, "the adapter is in that directory") if isinstance(held, Directory) and held.adapter else None
 
 
 def _adapter_over_merged(arrival: Arrival) -> tuple[ir.Node, str] | None:

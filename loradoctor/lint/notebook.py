@@ -102,7 +102,7 @@ def mask(source: str) -> str:
     if (magic := re.match(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*[ \t]*%%([A-Za-z_]\w*)", source)) and magic[1] not in _TRANSPARENT:
         return re.sub(r"[^\r\n]", " ", source)
     out, quote, depth, continued, shell = [], "", 0, False, False
-    for line in re.findall(r"[^\n]*\n|[^\n]+", source):
+    for line in re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", source):
         body = line.rstrip("\r\n")
         starts = not quote and not depth and not continued
         if shell or (starts and _is_magic(body)):
@@ -219,6 +219,24 @@ def _source_values(text: str) -> Iterator[tuple[int, int, int]]:
                 yield index, start, end
 
 
+def file_line(data: bytes, cell: int, line: int) -> int | None:
+    """The line of the file, from 1, that holds line ``line`` (from 1) of a cell's source; None when the cell has no such line.
+
+    Raises what reading broken JSON raises: ``ValueError``, ``KeyError``, ``IndexError`` or ``RecursionError``.
+    """
+    text = data.decode(json.detect_encoding(data), "surrogatepass")
+    for index, start, end in _source_values(text):
+        if index != cell:
+            continue
+        reached, pieces = 1, _members(text, start) if text[start] == "[" else [(0, start, end)]
+        for _, begin, finish in pieces:
+            piece = _decoder.decode(text[begin:finish])
+            reached += piece.count("\n")
+            if line < reached or (line == reached and piece and not piece.endswith("\n")):
+                return text.count("\n", 0, begin) + 1
+    return None
+
+
 def _rewrite(old: str, source: str, escape: bool) -> str:
     """The JSON value of a cell's source, with the literals of unchanged lines as they were."""
     if old[0] != "[":
@@ -233,6 +251,8 @@ def _rewrite(old: str, source: str, escape: bool) -> str:
     new = _align(literals, [json.loads(one, strict=False) for one in literals], lines, escape)
     if len(new) != len(literals):
         between = [between[0] if between else f",{lead}"] * (len(new) - 1)
+    if not new:
+        return "[]"
     return f"[{lead}" + "".join(part for pair in zip(new, [*between, ""], strict=True) for part in pair) + f"{tail}]"
 
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from loradoctor.diagnostic import Diagnostic, Report, Severity
 from loradoctor.report.escape import printable
+from loradoctor.report.sources import Sources
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 
 
 def render(report: Report) -> str:
     """One line a finding; empty when there is none."""
-    return "".join(f"{_command(d)}\n" for d in report.diagnostics)
+    sources = Sources()
+    return "".join(f"{_command(d, sources)}\n" for d in report.diagnostics)
 
 
-def _command(diagnostic: Diagnostic) -> str:
+def _command(diagnostic: Diagnostic, sources: Sources) -> str:
     location = diagnostic.location
     properties = {"file": location.path}
     prefix = ""
     if location.cell is not None:
-        # A line of a cell is no line of the file, so the annotation goes to the file and the text says where.
+        # The annotation stands at the JSON that holds the line; the text says where a person finds it.
         line = f", line {location.span.line}" if location.span else ""
+        if (number := sources.file_line(location)) is not None:
+            properties["line"] = str(number)
         prefix = f"cell {location.cell}{line}: "
     elif span := location.span:
         properties |= {"line": str(span.line), "endLine": str(span.end_line)}

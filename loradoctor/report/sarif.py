@@ -29,7 +29,8 @@ def log(report: Report) -> dict[str, object]:
     """The report as the plain data of a SARIF log with one run."""
     rules = all_rules()
     index = {r.code: i for i, r in enumerate(rules)}
-    fingerprints = _Fingerprints()
+    sources = Sources()
+    fingerprints = _Fingerprints(sources)
     crashed = any(d.code == "LD002" for d in report.diagnostics)
     return {
         "$schema": _SCHEMA,
@@ -46,7 +47,7 @@ def log(report: Report) -> dict[str, object]:
                 },
                 "columnKind": "unicodeCodePoints",
                 "invocations": [{"executionSuccessful": not crashed}],
-                "results": [_result(d, index, fingerprints) for d in report.diagnostics],
+                "results": [_result(d, index, fingerprints, sources) for d in report.diagnostics],
                 "properties": {"suppressed": report.suppressed},
             }
         ],
@@ -65,13 +66,13 @@ def _rule(rule: Rule[Any]) -> dict[str, object]:
     }
 
 
-def _result(diagnostic: Diagnostic, index: dict[str, int], fingerprints: _Fingerprints) -> dict[str, object]:
+def _result(diagnostic: Diagnostic, index: dict[str, int], fingerprints: _Fingerprints, sources: Sources) -> dict[str, object]:
     text = diagnostic.message if not diagnostic.help else f"{diagnostic.message}\n\n{diagnostic.help}"
     result: dict[str, object] = {
         "ruleId": diagnostic.code,
         "level": _LEVELS[diagnostic.severity],
         "message": {"text": text},
-        "locations": [_location(diagnostic.location)],
+        "locations": [_location(diagnostic.location, sources)],
         "partialFingerprints": {_FINGERPRINT: fingerprints.of(diagnostic)},
         "properties": {"name": diagnostic.name, "subject": diagnostic.subject, "data": dict(diagnostic.data)},
     }
@@ -79,7 +80,7 @@ def _result(diagnostic: Diagnostic, index: dict[str, int], fingerprints: _Finger
         result["ruleIndex"] = index[diagnostic.code]
     if diagnostic.related:
         result["relatedLocations"] = [
-            {"id": i, "message": {"text": r.message}, **_location(r.location)} for i, r in enumerate(diagnostic.related, start=1)
+            {"id": i, "message": {"text": r.message}, **_location(r.location, sources)} for i, r in enumerate(diagnostic.related, start=1)
         ]
     if diagnostic.fix and all(e.cell is None for e in diagnostic.fix.edits):
         # Offsets of a notebook edit count in the cell, and SARIF has no place for a cell.
@@ -92,13 +93,15 @@ def _result(diagnostic: Diagnostic, index: dict[str, int], fingerprints: _Finger
     return result
 
 
-def _location(location: Location) -> dict[str, object]:
+def _location(location: Location, sources: Sources) -> dict[str, object]:
     physical: dict[str, object] = {"artifactLocation": _artifact(location.path)}
     found: dict[str, object] = {"physicalLocation": physical}
     span = location.span
     if location.cell is not None:
         line = f", line {span.line}" if span else ""
         found["logicalLocations"] = [{"fullyQualifiedName": f"cell {location.cell}{line}", "kind": "module"}]
+        if (number := sources.file_line(location)) is not None:
+            physical["region"] = {"startLine": number}
     elif span:
         physical["region"] = {
             "startLine": span.line,
@@ -133,8 +136,8 @@ def _changes(edits: tuple[Edit, ...], path: str) -> list[dict[str, object]]:
 class _Fingerprints:
     """Digests that stay the same when lines move: the rule, the file, the text of the line, and which of equals it is."""
 
-    def __init__(self) -> None:
-        self._sources = Sources()
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
         self._seen: Counter[str] = Counter()
 
     def of(self, diagnostic: Diagnostic) -> str:

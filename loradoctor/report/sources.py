@@ -9,6 +9,7 @@ from loradoctor.diagnostic import Location
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _LIMIT = 64 << 20
+_UNREADABLE = (OSError, ValueError, LookupError, SyntaxError, RecursionError, TypeError, AttributeError)
 
 
 class Sources:
@@ -34,17 +35,32 @@ class Sources:
         lines = self.lines(location) if location.span else []
         return lines[location.span.line - 1] if location.span and 0 < location.span.line <= len(lines) else None
 
+    def file_line(self, location: Location) -> int | None:
+        """The line of the file itself, also where ``location`` counts in a cell of a notebook."""
+        if location.cell is None or not location.span:
+            return location.span.line if location.span else None
+        from loradoctor.lint.notebook import file_line
+
+        try:
+            return file_line(self._data(location.path), location.cell, location.span.line)
+        except _UNREADABLE:
+            return None
+
+    def _data(self, path: str) -> bytes:
+        given = self._given.get(path)
+        if given is not None:
+            return given
+        # Plain open: importing pathlib would cost a report more than reading the file does.
+        with open(path, "rb") as file:
+            return file.read(_LIMIT)
+
     def _read(self, path: str) -> list[list[str]]:
         try:
-            data = self._given.get(path)
-            if data is None:
-                # Plain open: importing pathlib would cost a report more than reading the file does.
-                with open(path, "rb") as file:
-                    data = file.read(_LIMIT)
+            data = self._data(path)
             if path.endswith(".ipynb"):
                 return [_LINE_END.split(cell) for cell in _cells(data)]
             return [_LINE_END.split(_decode(data))]
-        except (OSError, ValueError, LookupError, SyntaxError, RecursionError, TypeError, AttributeError):
+        except _UNREADABLE:
             # Whatever is wrong with the file, it was said in a finding of its own; here there is just nothing to show.
             return []
 

@@ -82,7 +82,7 @@ def notebook_report(tmp_path, monkeypatch):
     """A warning in the second cell of a notebook."""
     monkeypatch.chdir(tmp_path)
     cells = [{"source": ["x = 1"]}, {"source": ["# two\n", "model.merge_and_unload()"]}]
-    (tmp_path / "run.ipynb").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "run.ipynb").write_text(json.dumps({"cells": cells}, indent=1))
     warning = Diagnostic(
         code="LD003",
         name="unused-suppression",

@@ -22,7 +22,7 @@ def test_a_checkpoint(adapter_report):
 
 def test_a_notebook(notebook_report):
     assert render(notebook_report) == (
-        "::warning file=run.ipynb,title=LD003 unused-suppression::cell 1, line 2: the merged model is dropped\n"
+        "::warning file=run.ipynb,line=11,title=LD003 unused-suppression::cell 1, line 2: the merged model is dropped\n"
     )
 
 

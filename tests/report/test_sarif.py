@@ -21,9 +21,7 @@ def test_a_finding_in_code(code_report):
         "ruleId": "LD001",
         "ruleIndex": 0,
         "level": "error",
-        "message": {
-            "text": "an adapter is loaded onto a model that already has one\n\nnone of the loaded weights will be used: 100%"
-        },
+        "message": {"text": "an adapter is loaded onto a model that already has one\n\nnone of the loaded weights will be used: 100%"},
         "locations": [
             {
                 "physicalLocation": {
@@ -48,9 +46,7 @@ def test_a_finding_in_code(code_report):
                 "artifactChanges": [
                     {
                         "artifactLocation": {"uri": "train.py", "uriBaseId": "%SRCROOT%"},
-                        "replacements": [
-                            {"deletedRegion": {"byteOffset": 10, "byteLength": 5}, "insertedContent": {"text": "base"}}
-                        ],
+                        "replacements": [{"deletedRegion": {"byteOffset": 10, "byteLength": 5}, "insertedContent": {"text": "base"}}],
                     }
                 ],
             }
@@ -77,10 +73,10 @@ def test_a_key_is_a_logical_location(adapter_report):
     assert run["invocations"] == [{"executionSuccessful": False}]
 
 
-def test_a_cell_is_a_logical_location_and_its_fix_is_left_out(notebook_report):
+def test_a_cell_is_a_logical_location_on_a_line_of_the_file_and_its_fix_is_left_out(notebook_report):
     (result,) = _run(notebook_report)["results"]
     assert result["locations"][0]["logicalLocations"] == [{"fullyQualifiedName": "cell 1, line 2", "kind": "module"}]
-    assert "region" not in result["locations"][0]["physicalLocation"]
+    assert result["locations"][0]["physicalLocation"]["region"] == {"startLine": 11}
     assert "fixes" not in result
 
 

@@ -37,6 +37,7 @@ def wrap(
     if not prompt:
         context.change(base, injected=context.node, injected_by=how, merged=None, frozen=None, unfrozen=None)
     context.change(base, wrapper=context.state.oid(wrapper))
+    saved(context, source, adapter=context.node)
     return wrapper
 
 
@@ -123,7 +124,7 @@ def _take_out(context: Context, *, merged: bool) -> Value | None:
     base = context.base(wrapper)
     taken = peft.trained if merged else None
     context.change(wrapper, gutted=context.node, unloaded=not merged)
-    context.change(base, injected=None, merged=context.node if merged else None, merged_from=peft.source, frozen=None, unfrozen=taken)
+    context.change(base, injected=None, merged=context.node if merged else None, frozen=None, unfrozen=taken)
     context.event("merged" if merged else "unloaded", base)
     return base
 

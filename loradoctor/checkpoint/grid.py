@@ -46,13 +46,30 @@ def holes(modules: Iterable[str]) -> Iterator[Hole]:
 
 def _of_stack(stack: str, templates: Mapping[str, set[int]]) -> Iterator[Hole]:
     whole = set().union(*templates.values())
+    first = 0 if _starts_late(whole, templates) else min(whole)
     for template, present in templates.items():
-        nested = len(_LAYER.findall(template.replace("*", "0"))) > 1
+        inside = set(range(min(present), max(present) + 1)) - present
         # Deeper numbering (experts, blocks of a stage) makes ragged edges normal; a gap between two of a kind is not.
-        low, high = (min(present), max(present)) if nested else (0 if _starts_late(whole, templates) else min(whole), max(whole))
-        missing = set(range(low, high + 1)) - present
-        if missing and len(missing) <= len(present) and not _periodic(missing) and not _replaced(missing, template, templates):
+        nested = len(_LAYER.findall(template.replace("*", "0"))) > 1
+        edges = (
+            set() if nested else _edges(template, present, set(range(first, max(whole) + 1)) - inside, templates, lost=first < min(whole))
+        )
+        missing = inside | edges
+        if missing and len(missing) <= len(present) and not _alternates(missing) and not _replaced(missing, template, templates):
             yield Hole(stack, template, tuple(sorted(missing)), len(present))
+
+
+def _edges(template: str, present: set[int], layers: set[int], templates: Mapping[str, set[int]], *, lost: bool) -> set[int]:
+    """The one layer missing at an end, when the module's companions are there: `v_proj` gone where `q_proj` is.
+
+    More than one, or without a companion, is a design: dense layers first, shared keys last, no reduction after the last stage.
+    """
+    edge = layers - present
+    if lost and edge == {0}:
+        return edge
+    parent = template.rpartition(".")[0]
+    companions = [found for other, found in templates.items() if other != template and other.rpartition(".")[0] == parent]
+    return edge if len(edge) == 1 and any(edge <= found and found & present for found in companions) else set()
 
 
 def _starts_late(whole: set[int], templates: Mapping[str, set[int]]) -> bool:
@@ -60,11 +77,11 @@ def _starts_late(whole: set[int], templates: Mapping[str, set[int]]) -> bool:
     return min(whole) == 1 and len(whole) > 1 and any(_ATTENTION.search(t) for t in templates)
 
 
-def _periodic(missing: set[int]) -> bool:
-    """Whether the gaps come at a steady distance: then the architecture alternates."""
+def _alternates(missing: set[int]) -> bool:
+    """Whether the gaps come at a steady distance, the last perhaps excepted: then the architecture alternates."""
     ordered = sorted(missing)
-    steps = {b - a for a, b in itertools.pairwise(ordered)}
-    return len(ordered) >= 3 and len(steps) == 1 and steps != {1}
+    steps = [b - a for a, b in itertools.pairwise(ordered)]
+    return len(steps) >= 2 and steps[0] > 1 and len(set(steps[:-1] if len(steps) > 2 else steps)) == 1
 
 
 def _replaced(missing: set[int], template: str, templates: Mapping[str, set[int]]) -> bool:

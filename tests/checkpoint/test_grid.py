@@ -44,10 +44,19 @@ def test_layer_zero_lost_to_an_adapter_of_that_name() -> None:
         # stages of a vision model differ in depth
         [f"stages.{s}.blocks.{b}.attn" for s, depth in enumerate((2, 2, 6, 2)) for b in range(depth)],
         ["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", "down_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q"],
+        # keys and values are shared by the last layers, or the last stage has no reduction
+        grid(self_attn__q_proj=range(10), self_attn__k_proj=range(6), self_attn__v_proj=range(6)),
+        [*grid(self_attn__q_proj=range(4)), *grid(downsample__reduction=range(3))],
+        # fused experts whose dense predecessor is not targeted
+        grid(self_attn__q_proj=range(6), mlp__experts=range(1, 6), mlp__gate=range(1, 6)),
+        # values equal keys in every sixth layer
+        grid(self_attn__q_proj=range(26), self_attn__v_proj=[i for i in range(26) if i not in (5, 11, 17, 23, 25)]),
         ["0", "2"],
         ["lin0", "net.2"],
     ],
-    ids=["full", "late", "hybrid", "sparse", "cross", "dense-first", "experts", "stages", "unet", "sequential", "small"],
+    ids=(
+        "full late hybrid sparse cross dense-first experts stages unet shared-keys reduction fused-experts equal-keys sequential small"
+    ).split(),
 )
 def test_designs_that_are_no_holes(modules: list[str]) -> None:
     assert found(modules) == []

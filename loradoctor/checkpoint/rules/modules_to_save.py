@@ -42,6 +42,11 @@ def modules_to_save(checkpoint: Checkpoint) -> Iterator[Finding]:
     yield from _missing(checkpoint, config)
 
 
+def _owns_its_head(checkpoint: Checkpoint) -> bool:
+    """Encoder-decoders call their head `classification_head`, which PEFT neither saves nor asks for."""
+    return any(module.startswith(("model.encoder.", "model.decoder.")) for module in checkpoint.by_module)
+
+
 def _missing(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:
     automatic = HEADS.get(config.task_type or "", ())
     wanted = [n for n in dict.fromkeys(config.modules_to_save) if n not in automatic]
@@ -51,6 +56,7 @@ def _missing(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]
             f"the task is {config.task_type}, but the file has no tensors of a head ({listed(automatic)})",
             "modules_to_save",
             of="config",
+            severity=Severity.WARNING if _owns_its_head(checkpoint) else Severity.ERROR,
             help="PEFT adds these modules on load and stops with a KeyError, or the head stays untrained: save the adapter "
             "together with its head",
             data=evidence("head-missing", automatic),

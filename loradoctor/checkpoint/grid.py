@@ -55,7 +55,7 @@ def _of_stack(stack: str, templates: Mapping[str, set[int]]) -> Iterator[Hole]:
             set() if nested else _edges(template, present, set(range(first, max(whole) + 1)) - inside, templates, lost=first < min(whole))
         )
         missing = inside | edges
-        if missing and len(missing) <= len(present) and not _alternates(missing) and not _replaced(missing, template, templates):
+        if missing and len(missing) <= len(present) and not _alternates(missing) and not _replaced(missing, present, templates):
             yield Hole(stack, template, tuple(sorted(missing)), len(present))
 
 
@@ -84,6 +84,6 @@ def _alternates(missing: set[int]) -> bool:
     return len(steps) >= 2 and steps[0] > 1 and len(set(steps[:-1] if len(steps) > 2 else steps)) == 1
 
 
-def _replaced(missing: set[int], template: str, templates: Mapping[str, set[int]]) -> bool:
-    """Whether another module lives in exactly such layers: it stands where this one is missing."""
-    return any(other != template and found and found <= missing for other, found in templates.items())
+def _replaced(missing: set[int], present: set[int], templates: Mapping[str, set[int]]) -> bool:
+    """Whether another module lives only where this one does not: it stands in its place."""
+    return any(found & missing and not found & present for found in templates.values())

@@ -22,7 +22,7 @@ test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest -n $(JOBS)
 
 evidence: $(VENV)/.ready $(OLD)/.ready
-	$(OLD)/bin/python -m pytest -n $(JOBS) -m "evidence or not evidence" tests/checkpoint tests/merge tests/oracle tests/plugin
+	$(OLD)/bin/python -m pytest -n $(JOBS) -m "evidence or not evidence" tests/checkpoint/test_target_modules.py tests/merge tests/oracle tests/plugin
 	LORADOCTOR_OLD_PYTHON=$(abspath $(OLD)/bin/python) $(VENV)/bin/python -m pytest -m evidence
 	$(VENV)/bin/python benchmarks/lint_speed.py
 	$(VENV)/bin/python benchmarks/check_speed.py

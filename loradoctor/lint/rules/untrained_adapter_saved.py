@@ -38,7 +38,7 @@ def untrained_adapter_saved(module: Module) -> Iterator[Finding]:
     model.save_pretrained("adapter")
     ```
     """
-    if not module.program.words.isdisjoint(("backward", "step", "train_step", "training_step")) or module.left_out("train"):
+    if not module.program.words.isdisjoint(("backward", "step", "train_step", "training_step")) or module.left_out(".train("):
         return
     trained = {
         trainer.model for site in module.calls("train") for a in site.arrivals if (trainer := a.facts(a.receiver, Trainer)) is not None

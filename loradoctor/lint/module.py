@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -15,6 +15,8 @@ from loradoctor.lint.flow.trace import Store, Trace, Visit
 from loradoctor.lint.flow.values import Known, Obj, Oid, Unknown, Value
 from loradoctor.lint.libraries import vocabulary
 from loradoctor.lint.source import Source
+from loradoctor.lint.versions import Version, for_file
+from loradoctor.lint.versions import parse as parse_version
 
 F = TypeVar("F", bound=Facts)
 
@@ -117,6 +119,7 @@ class Module:
     program: ir.Program
     trace: Trace
     imports: frozenset[str]
+    targets: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def sites(self) -> dict[int, Site]:
@@ -160,6 +163,16 @@ class Module:
         for site in self.sites.values():
             if site.name in whole or (starts and site.name.startswith(starts)):
                 yield site
+
+    @cached_property
+    def versions(self) -> dict[str, Version]:
+        """The library versions this file is written for; one that is not named is taken at its newest."""
+        return for_file(self.source.path, self.targets)
+
+    def before(self, library: str, version: str) -> bool:
+        """Whether this file is written for a version of ``library`` older than ``version``."""
+        pinned = self.versions.get(library)
+        return pinned is not None and pinned < parse_version(version)
 
     @property
     def is_test(self) -> bool:

@@ -44,6 +44,7 @@ def state_dict_patch(module: Module) -> Iterator[Finding]:
     ```
     It is an error where the project pins a PEFT that is hurt by it, and information otherwise.
     """
+    severity = Severity.ERROR if module.before("peft", "0.20") else Severity.INFO
     seen: set[int] = set()
     for store in module.stores:
         if store.name != "state_dict" or store.node.uid in seen or "get_peft_model_state_dict" not in module.text(store.expr):
@@ -53,7 +54,7 @@ def state_dict_patch(module: Module) -> Iterator[Finding]:
         yield module.finding(
             store.node,
             "`state_dict` is patched to return only the adapter, which `save_pretrained` already does",
-            severity=Severity.INFO,
+            severity=severity,
             help=_HELP,
             fix=Fix("remove the patch", edits) if edits else None,
         )
@@ -66,6 +67,6 @@ def state_dict_patch(module: Module) -> Iterator[Finding]:
         if site.sometimes(filtered):
             yield site.finding(
                 "`save_pretrained` is given a state dict that `get_peft_model_state_dict` has already filtered",
-                severity=Severity.INFO,
+                severity=severity,
                 help=_HELP,
             )

@@ -3,7 +3,7 @@
 #   make demo      see what loradoctor is for: lint and check over fixtures/
 #   make test      everything a change must pass
 #   make evidence  what is too slow for every change: the older PEFT and transformers, installed hooks, benchmarks
-#   make readme    write the rule table into README.md again
+#   make readme    write the rule table and the examples into README.md again
 
 PYTHON ?= python3
 VENV ?= .venv

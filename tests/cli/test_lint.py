@@ -146,9 +146,7 @@ def test_wrong_usage_is_one_line_on_standard_error(loradoctor, argv, complaint):
     assert (result.code, result.out, result.err) == (2, "", f"loradoctor: error: {complaint}\n")
 
 
-@pytest.mark.parametrize(
-    "argv", [[], ["lint", "--format", "xml"], ["check"], ["check", "x", "--base", "y", "--no-base"], ["nope"]]
-)
+@pytest.mark.parametrize("argv", [[], ["lint", "--format", "xml"], ["check"], ["check", "x", "--base", "y", "--no-base"], ["nope"]])
 def test_arguments_that_cannot_be_parsed_exit_with_2(loradoctor, argv):
     result = loradoctor(*argv)
     assert (result.code, result.out) == (2, "")

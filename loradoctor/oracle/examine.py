@@ -35,7 +35,6 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             "peft": peft.__version__,
         },
     }
-    torch.set_num_threads(max(1, min(4, torch.get_num_threads())))
     directory = request["adapter"]
     raw = json.loads((Path(directory) / "adapter_config.json").read_text(encoding="utf-8-sig"))
     progress("building the base model from its config")

@@ -24,8 +24,8 @@ SINGLE = 2e-5
 # Found by running every method in float64 under peft 0.17.1 and 0.21.2: these cast inside, the others differ by 1e-15.
 SINGLE_PRECISION = frozenset({"ADAMSS", "C3A", "DEFT"})
 
-ROWS = 2**22
-"""elements compared at a time, so that no copy beyond the layer's own is ever whole"""
+CHUNK = 2**18
+"""elements compared at a time: no temporary is as large as a layer, and 2 MB of float64 stay in the cache"""
 
 
 @dataclass
@@ -82,6 +82,7 @@ def examine(layers: Mapping[str, nn.Module], bystanders: Sequence[str] = ()) -> 
                 result.status = "shared"
             results.append(result)
         _storage(results, layers, exact, originals)
+        _release(exact)
         for result in results:
             if result.status == "shared" and not result.update:
                 result.status = "equal"
@@ -137,11 +138,11 @@ def merges(layer: nn.Module) -> bool:
 
 
 def half_ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Half the distance between neighbours of ``dtype`` at ``values``: what one rounding may cost, elementwise."""
+    """Half the distance between neighbours of ``dtype`` at float32 ``values``: what one rounding may cost, elementwise."""
     info = torch.finfo(dtype)
-    _, exponent = torch.frexp(values)
-    spacing = torch.ldexp(torch.full_like(values, info.eps), exponent - 1)
-    return spacing.clamp_min(info.tiny * info.eps) / 2
+    # The exponent bits alone are the power of two below the value, five times faster than frexp and ldexp.
+    power = (values.contiguous().view(torch.int32) & 0x7F800000).view(torch.float32)
+    return (power * (info.eps / 2)).clamp_min(info.tiny * info.eps / 2)
 
 
 def _copies(layers: Mapping[str, nn.Module], dtype: torch.dtype | None) -> dict[str, nn.Module]:
@@ -153,6 +154,13 @@ def _copies(layers: Mapping[str, nn.Module], dtype: torch.dtype | None) -> dict[
         for parameter in layer.parameters():
             parameter.requires_grad_(requires_grad=False)
     return copies
+
+
+def _release(copies: Mapping[str, nn.Module]) -> None:
+    # PEFT layers are reference cycles: without this their weights would wait for the garbage collector, gigabytes of them.
+    for layer in copies.values():
+        for parameter in layer.parameters():
+            parameter.data = parameter.data.new_empty(0)
 
 
 def _weight(layer: nn.Module) -> torch.Tensor:
@@ -197,23 +205,27 @@ def _storage(
     slack = {name: _slack(layer) for name, layer in stored.items()}
     for layer in stored.values():
         layer.merge()
+    merged = {name: _weight(layer) for name, layer in stored.items()}
+    _release(stored)
     for result in results:
         name = result.module
-        target, found, original = _weight(exact[name]), _weight(stored[name]), originals[name]
+        target, found, original = _weight(exact[name]), merged[name], originals[name]
         if target.shape != found.shape or not found.dtype.is_floating_point:
             continue
         lost = update = size = worst = 0.0
-        rows = max(1, ROWS // max(1, target[0].numel())) if target.dim() else 1
+        rows = max(1, CHUNK // max(1, target[0].numel()))
         for start in range(0, target.shape[0], rows):
             part = slice(start, start + rows)
             t, m, w = target[part], found[part].to(torch.float64), original[part]
-            overflow = torch.isfinite(t) & ~torch.isfinite(m)
-            result.overflow += int(overflow.sum())
-            error = torch.where(overflow, torch.zeros_like(t), m - t)
+            error = m - t
+            if not math.isfinite(float(m.sum())):
+                overflow = torch.isfinite(t) & ~torch.isfinite(m)
+                result.overflow += int(overflow.sum())
+                error[overflow] = 0.0
             lost += float(error.square().sum())
             update += float((t - w).square().sum())
             size += float(w.square().sum())
-            worst = max(worst, float((error.abs() / _allowed(t, w, found.dtype, slack[name], part)).max()))
+            worst = max(worst, float((error.abs().float() / _allowed(t, w, found.dtype, slack[name], part)).max()))
         result.rounding = worst
         result.update = math.sqrt(update)
         result.effect = math.sqrt(update / size) if size else (math.inf if update else 0.0)
@@ -226,9 +238,10 @@ def _allowed(
 ) -> torch.Tensor:
     # |M - T| <= ½ulp(T) + (r + 2) 2^-24 s |B||A| for one rounding of a float32 sum; methods that round the update first, or
     # compute in the dtype of the base, pay for the update and for the largest operand as well.
+    target, original = target.float(), original.float()
     once = half_ulp(target, dtype) + 2.0**-23 * (target.abs() + original.abs())
     if slack is not None:
-        return once + slack[part].to(torch.float64)
+        return once + slack[part]
     update = target - original
     largest = torch.maximum(torch.maximum(original.abs(), update.abs()), target.abs())
     scale = original.abs().amax() + update.abs().amax()

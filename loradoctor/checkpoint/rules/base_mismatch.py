@@ -45,10 +45,7 @@ def _shapes(misfit: Misfit, base: str) -> tuple[str, str]:
 def _deeper(misfit: Misfit, base: str) -> tuple[str, str]:
     detail = misfit.detail
     return (
-        (
-            f"the adapter has {detail['adapter_layers']} layers, `{base}` has {detail['base_layers']}: {shown(misfit.keys)} "
-            "match nothing"
-        ),
+        (f"the adapter has {detail['adapter_layers']} layers, `{base}` has {detail['base_layers']}: {shown(misfit.keys)} match nothing"),
         "PEFT drops them without a word: use the base that the adapter was trained on",
     )
 
@@ -60,10 +57,7 @@ def _shallower(misfit: Misfit, base: str) -> tuple[str, str]:
             f"the adapter covers {detail['adapter_layers']} layers, `{base}` has {detail['base_layers']}: "
             f"{len(misfit.keys)} tensors are missing for the others"
         ),
-        (
-            "the other layers stay unadapted: use the base that the adapter was trained on, or set `layers_to_transform` "
-            "if that was meant"
-        ),
+        ("the other layers stay unadapted: use the base that the adapter was trained on, or set `layers_to_transform` if that was meant"),
     )
 
 

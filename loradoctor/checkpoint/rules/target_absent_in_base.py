@@ -38,8 +38,7 @@ def target_absent_in_base(checkpoint: Checkpoint) -> Iterator[Finding]:
     )
     if absent:
         yield checkpoint.finding(
-            f"{len(absent)} of {len(names)} names in `target_modules` match no module of `{evidence.loads.class_name}`: "
-            f"{shown(absent)}",
+            f"{len(absent)} of {len(names)} names in `target_modules` match no module of `{evidence.loads.class_name}`: {shown(absent)}",
             "target_modules",
             of="config",
             help="PEFT passes over them in silence, so less is adapted than the config says: remove them or correct the spelling",

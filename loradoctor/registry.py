@@ -45,7 +45,14 @@ def find(code_or_name: str) -> Rule[Any]:
     for candidate in all_rules():
         if wanted in (candidate.code.lower(), candidate.name):
             return candidate
-    raise UnknownRule(f"no rule is called `{code_or_name}`; `loradoctor rules` lists them all")
+    raise UnknownRule(f"no rule is called `{code_or_name}`; {_hint(wanted)}")
+
+
+def _hint(wanted: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(wanted, [r.name for r in all_rules()], n=1, cutoff=0.7)
+    return f"did you mean `{close[0]}`?" if close else "`loradoctor rules` lists them all"
 
 
 def resolve(selectors: Iterable[str]) -> frozenset[str]:

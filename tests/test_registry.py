@@ -52,3 +52,8 @@ def test_a_prefix_stands_for_its_codes():
 def test_an_unknown_rule_is_an_error(nonsense):
     with pytest.raises(UnknownRule):
         resolve([nonsense])
+
+
+def test_a_misspelled_name_is_recognised():
+    with pytest.raises(UnknownRule, match=r"no rule is called `adapter-on-adaptor`; did you mean `adapter-on-adapter`\?"):
+        find("adapter-on-adaptor")

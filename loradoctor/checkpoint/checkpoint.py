@@ -64,7 +64,8 @@ class Checkpoint:
     @cached_property
     def foreign(self) -> tuple[Format, tuple[str, ...]] | None:
         """The other tool whose names most tensors have, with those names."""
-        return recognise(self.tensors) if self.method.peft_type in ("", "LORA", "ADALORA") else None
+        configured = self.config is not None
+        return recognise(self.tensors, configured=configured) if self.method.peft_type in ("", "LORA", "ADALORA") else None
 
     @property
     def comparable(self) -> AdapterConfig | None:

@@ -43,13 +43,21 @@ FORMATS = (
         "transpose both halves, rename them to `lora_A.weight` and `lora_B.weight`, and set lora_alpha to scale x rank",
     ),
 )
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+PIPELINE = Format(
+    "diffusers-pipeline",
+    "a diffusers pipeline (`unet.`, `transformer.`, `text_encoder.` before PEFT's names)",
+    re.compile(r"^(unet|transformer|prior|text_encoder(_\d)?)\..*\.lora(_A|_B|\.(up|down))\."),
+    "load it with `load_lora_weights` of diffusers; it has no `adapter_config.json` because the pipeline keeps rank and alpha itself",
+)
 
 
-def recognise(names: Iterable[str]) -> tuple[Format, tuple[str, ...]] | None:
-    """The format most of ``names`` are in, with those names; None when they are PEFT's or nobody's."""
+def recognise(names: Iterable[str], *, configured: bool) -> tuple[Format, tuple[str, ...]] | None:
+    """The format most of ``names`` are in, with those names; None when they are PEFT's or nobody's.
+
+    ``configured`` says that a PEFT config lies beside them: then a leading `transformer.` is a module of the base model.
+    """
     listed = tuple(names)
-    for candidate in FORMATS:
+    for candidate in FORMATS if configured else (*FORMATS, PIPELINE):
         hits = tuple(n for n in listed if candidate.sign.search(n))
         if len(hits) * 2 > len(listed):
             return candidate, hits

@@ -32,6 +32,16 @@ def foreign_format(checkpoint: Checkpoint) -> Iterator[Finding]:
             data=evidence(found.name, names),
         )
         return
+    config = checkpoint.config
+    if config is not None and config.peft_type is None and config.get("lora_parameters") is not None:
+        yield checkpoint.finding(
+            "the config is MLX's: it has `lora_parameters` instead of `peft_type` and `r`",
+            "lora_parameters",
+            of="config",
+            help="PEFT stops with `KeyError: 'peft_type'`: convert the config (alpha = scale x rank) and the tensors, or use it with mlx-lm",
+            data=evidence("mlx", ("lora_parameters",)),
+        )
+        return
     bare = [k.name for k in checkpoint.keys if k.role in ("lora_A", "lora_B") and not k.suffix and k.adapter is None]
     if checkpoint.method.peft_type == "LORA" and bare and "lora_E" not in {k.role for k in checkpoint.keys}:
         yield checkpoint.finding(

@@ -22,7 +22,7 @@ def unknown_method(checkpoint: Checkpoint) -> Iterator[Finding]:
     Correct the value, or install the PEFT that wrote the adapter.
     """
     config = checkpoint.config
-    if config is None or checkpoint.faults_of("foreign-format"):
+    if config is None or checkpoint.faults_of("foreign-format") or (config.peft_type is None and config.get("lora_parameters")):
         return
     value = config.get("peft_type")
     actual = checkpoint.tensor_method

@@ -1,0 +1,191 @@
+"""What single rules say about adapters that differ from a healthy one in one thing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from loradoctor.checkpoint.run import CheckOptions, check
+from loradoctor.diagnostic import Diagnostic
+
+ROOT = Path(__file__).parents[2] / "fixtures" / "adapters"
+Tensors = dict[str, np.ndarray[Any, Any]]
+Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "good_lora", tmp_path / "a")
+    return tmp_path / "a"
+
+
+def edit(adapter: Path, change: Callable[[Tensors], Tensors]) -> None:
+    tensors = {k: np.ascontiguousarray(v) for k, v in change(load_file(adapter / "adapter_model.safetensors")).items()}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+
+
+def setting(adapter: Path, **changes: object) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def found(adapter: Path) -> list[Diagnostic]:
+    return list(check(str(adapter), CheckOptions(base="none")).diagnostics)
+
+
+def codes(adapter: Path) -> list[str]:
+    return [d.code for d in found(adapter)]
+
+
+def only(adapter: Path) -> Diagnostic:
+    (diagnostic,) = found(adapter)
+    return diagnostic
+
+
+def test_a_finding_says_how_many_and_names_a_few(adapter: Path) -> None:
+    edit(adapter, lambda t: {f"module.{k}": v for k, v in t.items()})
+    diagnostic = only(adapter)
+    assert diagnostic.data["count"] == 8
+    assert len(diagnostic.data["examples"]) == 3  # type: ignore[arg-type]
+    assert diagnostic.location.key == f"module.{Q0}.lora_A.weight"
+
+
+def test_a_config_finding_stands_at_its_key(adapter: Path) -> None:
+    setting(adapter, r=0)
+    location = only(adapter).location
+    assert location.path.endswith("adapter_config.json")
+    assert location.span is not None
+    text = (adapter / "adapter_config.json").read_text().splitlines()[location.span.line - 1]
+    assert text[location.span.column - 1 : location.span.end_column - 1] == '"r"'
+
+
+def test_wrapped_and_nested_keys_are_not_also_outside_the_targets(adapter: Path) -> None:
+    edit(adapter, lambda t: {f"_orig_mod.base_model.model.{k}": v for k, v in t.items()})
+    assert codes(adapter) == ["LD601", "LD602"]
+
+
+def test_another_adapter_name_is_named(adapter: Path) -> None:
+    edit(adapter, lambda t: {k.replace(".weight", ".poet.weight"): v for k, v in t.items()})
+    diagnostic = only(adapter)
+    assert (diagnostic.code, diagnostic.data["adapters"]) == ("LD603", ["poet"])
+
+
+def test_transposed_halves_are_recognised(adapter: Path) -> None:
+    edit(adapter, lambda t: {k: v.T for k, v in t.items()})
+    assert "transposed" in only(adapter).message
+
+
+def test_a_missing_rank_is_pefts_default(adapter: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    del config["r"]
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert "PEFT takes 8" in only(adapter).message
+
+
+def test_ranks_that_the_config_does_not_explain_are_grouped(adapter: Path) -> None:
+    setting(adapter, rank_pattern={"q_proj": 2})
+    diagnostic = only(adapter)
+    assert (diagnostic.code, diagnostic.data["count"], diagnostic.data["expected"]) == ("LD611", 2, 2)
+
+
+def test_embeddings_saved_after_a_resize_are_silent(adapter: Path) -> None:
+    rows = {f"base_model.model.{n}.weight": np.ones((40, 16), np.float32) for n in ("model.embed_tokens", "lm_head")}
+    edit(adapter, lambda t: {**t, **rows})
+    assert codes(adapter) == []
+
+
+def test_one_embedding_alone_is_undeclared(adapter: Path) -> None:
+    edit(adapter, lambda t: {**t, "base_model.model.lm_head.weight": np.ones((32, 16), np.float32)})
+    assert codes(adapter) == ["LD608"]
+
+
+def test_biases_are_declared_by_bias(adapter: Path) -> None:
+    edit(adapter, lambda t: {**t, f"{Q0}.base_layer.bias": np.ones(16, np.float32)})
+    assert codes(adapter) == ["LD608"]
+    setting(adapter, bias="lora_only")
+    assert codes(adapter) == []
+
+
+def test_a_suffix_is_enough_for_modules_to_save(adapter: Path) -> None:
+    edit(adapter, lambda t: {**t, "base_model.model.lm_head.weight": np.ones((32, 16), np.float32)})
+    setting(adapter, modules_to_save=["head"])
+    assert codes(adapter) == []
+
+
+def test_experts_that_were_never_routed_to_are_information(adapter: Path) -> None:
+    edit(adapter, lambda t: {k.replace("self_attn", f"mlp.experts.{i % 2}"): v * (i > 1) for i, (k, v) in enumerate(sorted(t.items()))})
+    setting(adapter, target_modules=["q_proj", "v_proj"])
+    severities = {d.severity.value for d in found(adapter) if d.code == "LD703"}
+    assert severities <= {"info"}
+
+
+def test_a_torchtune_file_is_one_finding(adapter: Path) -> None:
+    edit(
+        adapter,
+        lambda t: {k.removeprefix("base_model.model.").replace("lora_A", "lora_a").replace("lora_B", "lora_b"): v for k, v in t.items()},
+    )
+    assert only(adapter).data["cause"] == "torchtune"
+
+
+def test_a_diffusers_file_alone_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    save_file({f"unet.down.0.attn1.to_q.lora_{h}.weight": np.ones((4, 4), np.float32) for h in "AB"}, path)
+    assert [d.code for d in found(path)] == ["LD509"]
+
+
+def test_an_mlx_config_alone_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"fine_tune_type": "lora", "lora_parameters": {"rank": 4}}')
+    assert codes(tmp_path) == ["LD501", "LD509"]
+
+
+def test_a_missing_embedding_half_is_an_orphan(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "good_embedding", tmp_path / "a")
+    edit(tmp_path / "a", lambda t: {k: v for k, v in t.items() if "embedding_B" not in k})
+    assert codes(tmp_path / "a") == ["LD607"]
+
+
+def test_a_pruned_adalora_module_is_information(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "good_adalora", tmp_path / "a")
+    edit(tmp_path / "a", lambda t: {k: v * (k != f"{Q0}.lora_E") for k, v in t.items()})
+    assert [(d.code, d.severity.value) for d in found(tmp_path / "a")] == [("LD703", "info")]
+
+
+def test_adalora_without_its_singular_values(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "good_adalora", tmp_path / "a")
+    edit(tmp_path / "a", lambda t: {k: v for k, v in t.items() if k != f"{Q0}.lora_E"})
+    assert codes(tmp_path / "a") == ["LD606"]
+
+
+def test_adalora_masks_decide_the_rank(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "good_adalora_pruned", tmp_path / "a")
+    setting(tmp_path / "a", rank_pattern=None)
+    assert codes(tmp_path / "a") == ["LD611"]
+
+
+def test_the_name_of_a_tensor_is_shown_raw_for_the_report_to_escape(adapter: Path) -> None:
+    edit(adapter, lambda t: {**t, "base_model.model.\x1b[31mred.weight": np.ones(2, np.float32)})
+    assert only(adapter).code == "LD608"
+
+
+def test_a_base_path_that_exists_is_information(adapter: Path, tmp_path: Path) -> None:
+    setting(adapter, base_model_name_or_path=str(tmp_path))
+    assert (only(adapter).code, only(adapter).severity.value) == ("LD525", "info")
+
+
+@pytest.mark.parametrize("base", ["gpt2", "meta-llama/Llama-3.1-8B", "Qwen/Qwen3-0.6B"])
+def test_a_hub_id_is_no_path(adapter: Path, base: str) -> None:
+    setting(adapter, base_model_name_or_path=base)
+    assert codes(adapter) == []
+
+
+@pytest.mark.parametrize("base", ["/gone/away", "./models/x", "../x", "~/x", "C:\\models\\x", "a/b/c"])
+def test_a_path_that_is_gone_is_a_warning(adapter: Path, base: str) -> None:
+    setting(adapter, base_model_name_or_path=base)
+    assert [(d.code, d.severity.value) for d in found(adapter)] == [("LD525", "warning")]

@@ -14,6 +14,7 @@ from loradoctor.diagnostic import Span
 
 NAME = "adapter_config.json"
 _LIMIT = 32 << 20
+_LARGEST = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class AdapterConfig:
     def r(self) -> int:
         """The rank, PEFT's default of 8 when missing or not a positive integer."""
         value = self.raw.get("r", 8)
-        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 8
+        return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _LARGEST else 8
 
     @property
     def alpha(self) -> float | None:
@@ -87,7 +88,12 @@ class AdapterConfig:
 
 def number(value: object) -> float | None:
     """``value`` as a float when it is a real number (a bool is not)."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def strings(value: object) -> tuple[str, ...]:

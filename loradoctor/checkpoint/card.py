@@ -36,8 +36,8 @@ def facts(checkpoint: Checkpoint) -> dict[str, object]:
         "base": config.base if config else None,
         "revision": get("revision"),
         "task_type": get("task_type"),
-        "r": _ranks(checkpoint) if config else None,
-        "alpha": _alpha(checkpoint) if config else None,
+        "r": _plain(_ranks(checkpoint)) if config else None,
+        "alpha": _plain(_alpha(checkpoint)) if config else None,
         "scaling": _scaling(checkpoint) if config else None,
         "modules": _modules(checkpoint),
         "layers": _layers(checkpoint),
@@ -54,6 +54,11 @@ def facts(checkpoint: Checkpoint) -> dict[str, object]:
 
 def _nothing(_: str) -> None:
     return None
+
+
+def _plain(value: object) -> object:
+    """A config value that strict JSON can hold: NaN and infinity become text."""
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def parameters(checkpoint: Checkpoint) -> int | None:

@@ -91,14 +91,24 @@ class Checkpoint:
         return modules
 
     @cached_property
-    def _values(self) -> Mapping[str, TensorStats]:
+    def _measured(self) -> tuple[Mapping[str, TensorStats], str]:
         from loradoctor.checkpoint.values import measure
 
-        return measure(self.weights, self.tensors) if self.weights is not None and self.tensors else {}
+        if self.weights is None or not self.tensors:
+            return {}, ""
+        try:
+            return measure(self.weights, self.tensors), ""
+        except OSError as error:
+            return {}, f"`{self.weights.name}` could not be read to its end: {(error.strerror or str(error)).lower()}"
 
     def values(self) -> Mapping[str, TensorStats]:
-        """Statistics per tensor, read on the first call. Raises OSError when the file cannot be read to its end."""
-        return self._values
+        """Statistics per tensor, read on the first call; empty when that failed (see :attr:`values_failure`)."""
+        return self._measured[0]
+
+    @property
+    def values_failure(self) -> str:
+        """Why the values could not be read, ``""`` when they could or nobody asked."""
+        return self._measured[1] if "_measured" in self.__dict__ else ""
 
     def faults_of(self, kind: str) -> tuple[Fault, ...]:
         """The reading faults that the rule named ``kind`` reports."""
@@ -141,7 +151,7 @@ class Checkpoint:
     def with_evidence(self, evidence: Evidence | None) -> Checkpoint:
         """The same checkpoint with what the torch side found; values already read are kept."""
         other = replace(self, evidence=evidence)
-        for name in ("method", "tensor_method", "foreign", "keys", "by_module", "_values"):
+        for name in ("method", "tensor_method", "foreign", "keys", "by_module", "_measured"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other

@@ -76,6 +76,8 @@ def _missing(checkpoint: Checkpoint, name: str) -> str:
     if not checkpoint.tensors:
         return "there are no tensors to look at"
     if name == "values":
+        if checkpoint.values_failure:
+            return checkpoint.values_failure
         unknown = sorted({i.dtype for i in checkpoint.tensors.values() if not readable(i)})
         return f"values of dtype {', '.join(unknown)} cannot be read" if unknown else ""
     if checkpoint.config is None:

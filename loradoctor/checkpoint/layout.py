@@ -86,7 +86,10 @@ def _is_shard(name: str) -> bool:
 
 def _search(shown: str, directory: Path, depth: int) -> list[Place]:
     """The adapter here and its named siblings below, or the adapters further down."""
-    here = is_adapter(directory)
+    try:
+        here = is_adapter(directory)
+    except OSError:
+        return []  # a directory below the argument that cannot be listed; the argument itself was listed before
     found = [Place(shown, directory)] if here else []
     if depth == 0:
         return found

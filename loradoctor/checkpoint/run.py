@@ -59,6 +59,9 @@ def _check(place: Place, options: CheckOptions) -> Report:
     ]
     rules = _enabled([*family("checkpoint"), *family("merge")], options.settings)
     raised = [*unreadable, *own, *engine.run(rules, checkpoint, place.path)]
+    if checkpoint.values_failure:
+        failure = Finding(checkpoint.values_failure, Location(checkpoint.weights_path), help="the values were not checked")
+        raised.append(engine.stamp(check_did_not_complete, failure, place.path))
     done = checks.of(checkpoint, raised, ran=frozenset(r.code for r in rules), asked=options.base != "none")
     return _without_ignored(
         Report(subjects=(Subject(place.path, "adapter", _facts(checkpoint)),), checks=done).with_diagnostics(raised),

@@ -24,6 +24,9 @@ _ELSEWHERE = {
     "adapter_0.safetensors": "torchtune writes this name",
 }
 
+_PARTITIONED = ("global_step", "pytorch_model_fsdp")
+"""Directories of DeepSpeed and of FSDP with a part of the state per process."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -89,6 +92,14 @@ def _misplaced(directory: Path) -> tuple[Path | None, Fault]:
             "it with mlx-lm",
             file="adapters.safetensors",
             data={"cause": "mlx"},
+        )
+    partial = sorted(p.name for p in directory.iterdir() if p.is_dir() and p.name.startswith(_PARTITIONED))
+    if partial:
+        return None, Fault(
+            "no-weights",
+            f"there are only partitioned states here (`{partial[0]}`), no adapter weights",
+            f"{missing}: gather them with `zero_to_fp32.py` (DeepSpeed) or `accelerate merge-weights` (FSDP) and save the adapter",
+            data={"cause": "partitioned", "files": partial},
         )
     if known:
         return None, Fault(

@@ -17,7 +17,13 @@ from loradoctor.checkpoint.run import CheckOptions, check_many
 
 VALUE = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=True), st.text(max_size=8), st.sampled_from(["LORA", "(", ".*"])
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.just(10**400),
+        st.floats(allow_nan=True),
+        st.text(max_size=8),
+        st.sampled_from(["LORA", "(", ".*"]),
     ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=6,
@@ -82,4 +88,4 @@ def test_no_value_of_any_field_crashes_a_rule(tmp_path: Path, raw: dict[str, Any
     save_file({n: np.ones((4, 4), np.float32) for n in names}, tmp_path / "adapter_model.safetensors")
     report = check_many([str(tmp_path)], CheckOptions(base="none"))
     assert [d.message for d in report.diagnostics if d.code == "LD002"] == []
-    json.dumps([s.facts for s in report.subjects], allow_nan=True)
+    json.dumps([s.facts for s in report.subjects], allow_nan=False)

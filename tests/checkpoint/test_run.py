@@ -88,6 +88,25 @@ def test_a_failure_of_the_torch_side_keeps_what_the_files_say(monkeypatch: pytes
     assert status(report, "loads")[0] == "not-run"
 
 
+def test_values_that_cannot_be_read_are_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loradoctor.checkpoint import values
+
+    def gone(*_: object) -> None:
+        raise OSError("the file ended inside a tensor at byte 9")
+
+    monkeypatch.setattr(values, "measure", gone)
+    report = light("good_lora")
+    assert [d.code for d in report.diagnostics] == ["LD002"]
+    assert status(report, "values")[0] == "not-run"
+
+
+def test_partitioned_states_are_named(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "no_weights", tmp_path / "checkpoint-5")
+    (tmp_path / "checkpoint-5" / "global_step5").mkdir()
+    (diagnostic,) = check(str(tmp_path / "checkpoint-5"), CheckOptions(base="none")).diagnostics
+    assert (diagnostic.code, diagnostic.data["cause"]) == ("LD501", "partitioned")
+
+
 def test_one_adapter_named_twice_is_checked_once() -> None:
     target = ROOT / "good_lora"
     report = check_many(

@@ -43,7 +43,7 @@ def build(reference: str, adapter: dict[str, Any], *, online: bool, num_labels: 
     extra = {"num_labels": num_labels} if num_labels else {}
     try:
         config = AutoConfig.from_pretrained(
-            reference, revision=_revision(adapter), local_files_only=not online, trust_remote_code=False, **extra
+            reference, revision=revision(reference, adapter), local_files_only=not online, trust_remote_code=False, **extra
         )
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         raise Unbuildable(_why(error)) from error
@@ -59,9 +59,10 @@ def build(reference: str, adapter: dict[str, Any], *, online: bool, num_labels: 
     raise Unbuildable(problems[0] if problems else "its config names no model class that the installed transformers has")
 
 
-def _revision(adapter: dict[str, Any]) -> str:
-    revision = adapter.get("revision")
-    return revision if isinstance(revision, str) and revision else "main"
+def revision(reference: str, adapter: dict[str, Any]) -> str:
+    """The revision of the base that the adapter was trained on, when ``reference`` is the base it names; else ``main``."""
+    named = adapter.get("revision") if reference == adapter.get("base_model_name_or_path") else None
+    return named if isinstance(named, str) and named else "main"
 
 
 def _candidates(config: Any, adapter: dict[str, Any]) -> list[Any]:

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from . import merge as merging
-from .base import Base, Unbuildable, build
+from .base import Base, Unbuildable, build, revision
 from .isolated import defer_init
 from .load import ADAPTER, Outcome, load
 from .weights import BaseWeights
@@ -46,7 +46,7 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     result["modules"] = [name for name, _ in base.model.named_modules() if name]
     result["shapes"] = {n: list(p.shape) for n, p in base.model.named_parameters(remove_duplicate=False)}
     wanted = bool(request.get("merge"))
-    weights, weights_error = _weights(request, base) if wanted else (BaseWeights({}), "")
+    weights, weights_error = _weights(request, raw, base) if wanted else (BaseWeights({}), "")
     progress("loading the adapter onto it")
     model, outcome = _load(base, directory)
     result["loads"] = outcome.as_json()
@@ -66,9 +66,9 @@ def _load(base: Base, directory: str) -> tuple[Any, Outcome]:
     return load(base, directory, config)
 
 
-def _weights(request: dict[str, Any], base: Base) -> tuple[BaseWeights, str]:
+def _weights(request: dict[str, Any], adapter: dict[str, Any], base: Base) -> tuple[BaseWeights, str]:
     try:
-        weights = BaseWeights.at(_directory(request))
+        weights = BaseWeights.at(_directory(request, adapter))
         if not weights:
             return weights, "the base has no weights here (only its config)"
         weights.adopt(base.model)
@@ -83,13 +83,19 @@ def _weights(request: dict[str, Any], base: Base) -> tuple[BaseWeights, str]:
     return weights, ""
 
 
-def _directory(request: dict[str, Any]) -> Path:
+def _directory(request: dict[str, Any], adapter: dict[str, Any]) -> Path:
     if Path(request["base"]).is_dir():
         return Path(request["base"])
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "pytorch_model*.bin"]
-    return Path(snapshot_download(request["base"], local_files_only=not request.get("online"), allow_patterns=patterns))
+    found = snapshot_download(
+        request["base"],
+        revision=revision(request["base"], adapter),
+        local_files_only=not request.get("online"),
+        allow_patterns=patterns,
+    )
+    return Path(found)
 
 
 def _merge(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,7 +68,6 @@ def examine(layers: Mapping[str, nn.Module], bystanders: Sequence[str] = ()) -> 
             return [Merge(name, "not-run", str(reason)) for name in layers]
         exact = _copies(layers, torch.float64)
         before = {name: exact[name](*probes[name]) for name in layers}
-        originals = {name: _weight(exact[name]).clone() for name in layers}
         for name, layer in exact.items():
             try:
                 layer.merge()
@@ -81,7 +80,7 @@ def examine(layers: Mapping[str, nn.Module], bystanders: Sequence[str] = ()) -> 
             if bystanders and result.status == "equal":
                 result.status = "shared"
             results.append(result)
-        _storage(results, layers, exact, originals)
+        _storage(results, layers, exact)
         _release(exact)
         for result in results:
             if result.status == "shared" and not result.update:
@@ -198,7 +197,6 @@ def _storage(
     results: Sequence[Merge],
     layers: Mapping[str, nn.Module],
     exact: Mapping[str, nn.Module],
-    originals: Mapping[str, torch.Tensor],
 ) -> None:
     # What a user gets: PEFT's merge in the dtype of the base, against the same merge in float64.
     stored = _copies(layers, None)
@@ -209,14 +207,14 @@ def _storage(
     _release(stored)
     for result in results:
         name = result.module
-        target, found, original = _weight(exact[name]), merged[name], originals[name]
+        target, found, original = _weight(exact[name]), merged[name], _weight(layers[name])
         if target.shape != found.shape or not found.dtype.is_floating_point:
             continue
         lost = update = size = worst = 0.0
         rows = max(1, CHUNK // max(1, target[0].numel()))
         for start in range(0, target.shape[0], rows):
             part = slice(start, start + rows)
-            t, m, w = target[part], found[part].to(torch.float64), original[part]
+            t, m, w = (x[part].to(torch.float64) for x in (target, found, original))
             error = m - t
             if not math.isfinite(float(m.sum())):
                 overflow = torch.isfinite(t) & ~torch.isfinite(m)
@@ -225,7 +223,9 @@ def _storage(
             lost += float(error.square().sum())
             update += float((t - w).square().sum())
             size += float(w.square().sum())
-            worst = max(worst, float((error.abs().float() / _allowed(t, w, found.dtype, slack[name], part)).max()))
+            extra = slack[name]
+            allowed = _allowed(t, w, found.dtype, extra(part) if extra is not None else None)
+            worst = max(worst, float((error.abs().float() / allowed).max()))
         result.rounding = worst
         result.update = math.sqrt(update)
         result.effect = math.sqrt(update / size) if size else (math.inf if update else 0.0)
@@ -234,33 +234,33 @@ def _storage(
 
 
 def _allowed(
-    target: torch.Tensor, original: torch.Tensor, dtype: torch.dtype, slack: torch.Tensor | None, part: slice
+    target: torch.Tensor, original: torch.Tensor, dtype: torch.dtype, slack: torch.Tensor | None
 ) -> torch.Tensor:
     # |M - T| <= ½ulp(T) + (r + 2) 2^-24 s |B||A| for one rounding of a float32 sum; methods that round the update first, or
     # compute in the dtype of the base, pay for the update and for the largest operand as well.
     target, original = target.float(), original.float()
     once = half_ulp(target, dtype) + 2.0**-23 * (target.abs() + original.abs())
     if slack is not None:
-        return once + slack[part]
+        return once + slack
     update = target - original
     largest = torch.maximum(torch.maximum(original.abs(), update.abs()), target.abs())
     scale = original.abs().amax() + update.abs().amax()
     return once + half_ulp(update, dtype) + 2 * half_ulp(largest, dtype) + 2.0**-18 * scale
 
 
-def _slack(layer: nn.Module) -> torch.Tensor | None:
-    # (r + 2) 2^-24 s |B||A| of a plain float32 LoRA on one linear layer, in the orientation of the base's weight.
+def _slack(layer: nn.Module) -> Callable[[slice], torch.Tensor] | None:
+    # (r + 2) 2^-24 s |B||A| of a plain float32 LoRA on one linear layer, for some rows of the base's weight as it is stored.
     names = getattr(layer, "active_adapters", [])
     if method(layer) != "LORA" or len(names) != 1 or names[0] not in getattr(layer, "lora_A", {}):
         return None
     name = names[0]
-    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    variant = getattr(layer, "lora_variant", None)
-    if a.dim() != 2 or a.dtype != torch.float32 or b.dtype != torch.float32 or (variant is not None and name in variant):
+    a, b = layer.lora_A[name].weight.data.abs(), layer.lora_B[name].weight.data.abs()
+    if a.dim() != 2 or a.dtype != torch.float32 or b.dtype != torch.float32:
         return None
-    if getattr(layer, "use_dora", {}).get(name):
+    if name in getattr(layer, "lora_variant", {}) or getattr(layer, "use_dora", {}).get(name):
         return None
-    product = (b.abs() @ a.abs()) * (abs(float(layer.scaling[name])) * (a.shape[0] + 2) * 2.0**-24)
-    weight = _weight(layer)
-    product = product.T if getattr(layer, "fan_in_fan_out", False) else product
-    return product if product.shape == weight.shape else None
+    factor = abs(float(layer.scaling[name])) * (a.shape[0] + 2) * 2.0**-24
+    shape = _weight(layer).shape
+    if getattr(layer, "fan_in_fan_out", False):
+        return (lambda rows: (a[:, rows].T @ b.T) * factor) if shape == (a.shape[1], b.shape[0]) else None
+    return (lambda rows: (b[rows] @ a) * factor) if shape == (b.shape[0], a.shape[1]) else None

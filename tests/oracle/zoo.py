@@ -14,6 +14,9 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
+# One thread: two of them on a busy machine take several times as long.
+torch.set_num_threads(1)
+
 TARGETS = ["q_proj", "v_proj", "up_proj"]
 
 

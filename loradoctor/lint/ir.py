@@ -362,8 +362,13 @@ class Outer(Stmt):
 
 @dataclass(slots=True, eq=False)
 class Program:
-    """A lowered module: its statements, how many nodes it has, and all identifiers in it."""
+    """A lowered module: its statements, the numbers of its first and last node, and all identifiers in it."""
 
     body: tuple[Stmt, ...]
-    nodes: int
+    first: int
+    last: int
     words: frozenset[str]
+
+    def holds(self, node: Node) -> bool:
+        """Whether a node is of this program."""
+        return self.first <= node.uid <= self.last

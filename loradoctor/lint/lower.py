@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,8 +38,9 @@ def parse(text: str) -> cst.Module:
 def lower(tree: cst.Module) -> ir.Program:
     """The lowered form of a parsed module."""
     lowering = _Lowering()
+    first = lowering.count
     body = lowering.block(tree.body)
-    return ir.Program(body, lowering.count, frozenset(lowering.words))
+    return ir.Program(body, first, lowering.count, frozenset(lowering.words))
 
 
 def spans(tree: cst.Module) -> dict[int, tuple[int, int]]:
@@ -76,16 +78,20 @@ def text_of(tree: cst.Module, ref: object) -> str:
     return tree.code_for_node(ref) if isinstance(ref, cst.CSTNode) else ""
 
 
+_LAST = itertools.count()
+"""Numbers are never used twice in a process, so that the nodes of several files can meet in one analysis."""
+
+
 class _Lowering:
     """One pass over the tree, numbering nodes as it goes."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = next(_LAST)
         self.words: set[str] = set()
         self.yields = False
 
     def uid(self) -> int:
-        self.count += 1
+        self.count = next(_LAST)
         return self.count
 
     # -- statements

@@ -14,6 +14,7 @@ from loradoctor.lint.flow.machine import Machine
 from loradoctor.lint.flow.trace import Store, Trace, Visit
 from loradoctor.lint.flow.values import Known, Obj, Oid, Unknown, Value
 from loradoctor.lint.libraries import vocabulary
+from loradoctor.lint.project import Project, Unit
 from loradoctor.lint.source import Source
 from loradoctor.lint.versions import Version, for_file
 from loradoctor.lint.versions import parse as parse_version
@@ -27,8 +28,11 @@ def analyse(source: Source) -> Module:
 
     tree = lower.parse(source.text)
     program = lower.lower(tree)
-    machine = Machine(program, vocabulary())
-    return Module(source, tree, program, machine.run(), frozenset(machine.imports))
+    project = Project(source.path)
+    machine = Machine(program, vocabulary(), project)
+    trace = machine.run()
+    others = tuple(project.units.values())
+    return Module(source, tree, program, trace, frozenset(machine.imports), others=others)
 
 
 @dataclass(slots=True)
@@ -119,6 +123,7 @@ class Module:
     program: ir.Program
     trace: Trace
     imports: frozenset[str]
+    others: tuple[Unit, ...] = ()
     targets: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -199,23 +204,33 @@ class Module:
     # -- places
 
     @cached_property
-    def _spans(self) -> dict[int, tuple[int, int]]:
-        from loradoctor.lint import lower
+    def _spans(self) -> dict[int, dict[int, tuple[int, int]]]:
+        return {}
 
-        return lower.spans(self.tree)  # type: ignore[arg-type]
+    def unit(self, node: ir.Node | ir.Arg) -> Unit:
+        """The file that a node stands in."""
+        where = node if isinstance(node, ir.Node) else node.value
+        other = next((u for u in self.others if u.program.holds(where)), None)
+        return other or Unit(self.source, self.tree, self.program)
 
     def span(self, node: ir.Node | ir.Arg) -> tuple[int, int]:
-        """Character offsets of a node in the source's text."""
-        return self._spans.get(id(node.ref), (0, 0))
+        """Character offsets of a node in its file's text."""
+        from loradoctor.lint import lower
+
+        unit = self.unit(node)
+        known = self._spans.get(unit.program.first)
+        if known is None:
+            known = self._spans[unit.program.first] = lower.spans(unit.tree)  # type: ignore[arg-type]
+        return known.get(id(node.ref), (0, 0))
 
     def text(self, node: ir.Node | ir.Arg) -> str:
         """The source of a node."""
         start, end = self.span(node)
-        return self.source.text[start:end]
+        return self.unit(node).source.text[start:end]
 
     def location(self, node: ir.Node) -> Location:
         """Where a node stands."""
-        return self.source.location(*self.span(node))
+        return self.unit(node).source.location(*self.span(node))
 
     def related(self, node: ir.Node | None, message: str) -> tuple[Related, ...]:
         """A related place, or none when it is out of sight."""
@@ -232,8 +247,16 @@ class Module:
         fix: Fix | None = None,
         data: dict[str, object] | None = None,
     ) -> Finding:
-        """A finding at a node."""
-        return Finding(message, self.location(node), help, severity, tuple(related), data or {}, fix)
+        """A finding at a node; one about another file is anchored where this file takes part in it, and has no fix."""
+        place = self.location(node)
+        others = tuple(related)
+        if place.path != self.source.path:
+            here = next((r for r in others if r.location.path == self.source.path), None)
+            if here is not None:
+                others = (Related("this is what it is about", place), *(r for r in others if r is not here))
+                place = here.location
+            fix = None
+        return Finding(message, place, help, severity, others, data or {}, fix)
 
     # -- edits
 

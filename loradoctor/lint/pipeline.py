@@ -59,6 +59,7 @@ class Pipeline:
             with _time_limit(TIME_LIMIT):
                 source, module, broken = self._module(source)
                 found = run_rules(self._rules(), module, path) if module is not None else []
+                found = [d for d in found if d.location.path == path]  # the rest is that other file's to report
                 if getattr(module, "is_test", False):
                     found = [_as_information(d) for d in found]
         except Exception as error:  # noqa: BLE001 -- one file that cannot be analysed must not end the run

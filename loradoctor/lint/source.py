@@ -108,7 +108,7 @@ class Source:
         cell = next(c for c in self.cells if c.index == index)
         blank = re.sub(r"[^\r\n]", " ", self.text[cell.start : cell.end])
         # The line that holds an indented cell would be left without a body.
-        before = re.sub(r"if True:\n\Z", "0      \n", self.text[: cell.start])
+        before = re.sub(r"if True:\n\Z", "0       \n", self.text[: cell.start])
         return Source(self.path, self.kind, self.data, before + blank + self.text[cell.end :], self.cells, self.encoding)
 
     def without_broken_cells(self) -> tuple[Source, list[SourceError]]:

@@ -25,6 +25,7 @@ from loradoctor.lint.flow.values import (
     Template,
     Unknown,
     UserClass,
+    UserModule,
     Value,
 )
 from loradoctor.lint.libraries import function_spec, is_harmless, method_spec
@@ -82,7 +83,7 @@ def _call_value(machine: Machine, node: ir.Call, callee: Value, passed: Passed, 
 
 def _call_method(machine: Machine, node: ir.Call, receiver: Value, name: str, passed: Passed, state: State, scope: int) -> Outcomes:
     kind = _kind(receiver, state)
-    if isinstance(receiver, (Ref, UserClass, Super)) or kind == "object":
+    if isinstance(receiver, (Ref, UserClass, UserModule, Super)) or kind == "object":
         outcomes: Outcomes = []
         for callee, after in expressions.attribute(machine, receiver, name, state):
             if isinstance(callee, (Function, Method, UserClass, Ref)) or (isinstance(callee, Derived) and callee.kind == "super"):

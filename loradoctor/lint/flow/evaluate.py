@@ -22,6 +22,7 @@ from loradoctor.lint.flow.values import (
     Template,
     Unknown,
     UserClass,
+    UserModule,
     Value,
     concat,
 )
@@ -112,6 +113,8 @@ def attribute(machine: Machine, receiver: Value, name: str, state: State) -> Out
     match receiver:
         case Ref(name=dotted):
             return [(Ref(canonical(f"{dotted}.{name}")), state)]
+        case UserModule(scope=scope):
+            return [(state.vars.get((scope, name)) or Unknown(f"module{scope}.{name}"), state)]
         case UserClass():
             found = calls.find_in_class(receiver, name, state)
             return [(found or Unknown(f"{receiver.node.name}.{name}"), state)]

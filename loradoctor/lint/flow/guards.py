@@ -30,9 +30,9 @@ def branch(machine: Machine, test: ir.Expr, state: State, scope: int) -> Ways:
             yes, no = _one_of(machine, left, options, state, scope)
             return (no, yes) if op == "not in" else (yes, no)
         case ir.Name(id=name):
-            setting = state.vars.get((0, name))
+            setting = state.vars.get((machine.root(scope), name))
             if isinstance(setting, Known) and isinstance(setting.value, bool) and machine.assigned[name] == 1 and scope >= 0:
-                return _setting(name, setting.value, machine.lookup(name, scope, state), state)
+                return _setting(machine.root(scope), name, setting.value, machine.lookup(name, scope, state), state)
     taken_any: list[State] = []
     skipped_any: list[State] = []
     for value, after in evaluate.evaluate(machine, test, state, scope):
@@ -94,22 +94,22 @@ def _both(machine: Machine, op: str, left: ir.Expr, right: ir.Expr, state: State
     return machine.join(decided + taken), skipped
 
 
-def _setting(name: str, value: bool, seen: Value, state: State) -> Ways:
+def _setting(root: int, name: str, value: bool, seen: Value, state: State) -> Ways:
     """A module-level switch assigned once: the user flips it, so both ways are real, and each remembers its setting."""
     if seen != Known(value):
         return _truth(seen, state)
-    condition = f"setting:{name}"
+    condition = f"setting:{root}:{name}"
     if condition in state.conds:
         return ([state], []) if state.conds[condition] else ([], [state])
     other = state.fork()
-    other.vars[0, name] = Known(not value)
+    other.vars[root, name] = Known(not value)
     state.conds[condition], other.conds[condition] = value, not value
     return ([state], [other]) if value else ([other], [state])
 
 
 def _compare(machine: Machine, left: ir.Expr, right: ir.Expr, state: State, scope: int) -> Ways:
     if isinstance(left, ir.Name) and left.id == "__name__":
-        return [state], []
+        return ([state], []) if machine.root(scope) == 0 else ([], [state])
     yes: list[State] = []
     no: list[State] = []
     for one, middle in evaluate.evaluate(machine, left, state, scope):

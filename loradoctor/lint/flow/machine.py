@@ -13,9 +13,24 @@ from loradoctor.lint.flow.facts import Peft
 from loradoctor.lint.flow.guards import branch
 from loradoctor.lint.flow.state import State, merge_equal
 from loradoctor.lint.flow.trace import Store, Trace
-from loradoctor.lint.flow.values import NONE, Derived, Function, Items, Known, Method, Obj, Ref, Table, Unknown, UserClass, Value
+from loradoctor.lint.flow.values import (
+    NONE,
+    Derived,
+    Function,
+    Items,
+    Known,
+    Method,
+    Obj,
+    Ref,
+    Table,
+    Unknown,
+    UserClass,
+    UserModule,
+    Value,
+)
 from loradoctor.lint.libraries import canonical
 from loradoctor.lint.libraries.effects import on_store
+from loradoctor.lint.project import Project, Unit
 
 PATHS = 12
 """How many different worlds are followed side by side. Real training scripts stay below 8 after joining (labelled corpus)."""
@@ -51,16 +66,20 @@ class Scope:
     is_class: bool = False
     aliases: dict[str, int] = field(default_factory=dict)
     self_value: Value | None = None
+    path: str = ""
     owner: UserClass | None = None
 
 
 class Machine:
     """Runs one lowered program. ``trace`` holds what the rules will see."""
 
-    def __init__(self, program: ir.Program, vocabulary: frozenset[str]) -> None:
+    def __init__(self, program: ir.Program, vocabulary: frozenset[str], project: Project | None = None) -> None:
         self.program = program
+        self.vocabulary = vocabulary
+        self.project = project
+        self.modules: dict[str, int] = {}
         self.trace = Trace()
-        self.scopes: dict[int, Scope] = {0: Scope(None)}
+        self.scopes: dict[int, Scope] = {0: Scope(None, path=project.path if project else "")}
         self.stars: list[str] = []
         self.imports: set[str] = set()
         self.config_classes: set[str] = set()
@@ -90,6 +109,7 @@ class Machine:
         return self.trace
 
     def run_uncalled(self, world: State) -> None:
+        self.functions = [(f, owner) for f, owner in self.functions if self.program.holds(f.node)]
         called = {w for f, _ in self.functions if isinstance(f.node, ir.Function) for w in f.node.words}
         pending = sorted(self.functions, key=lambda item: isinstance(item[0].node, ir.Function) and item[0].node.name in called)
         self.uncalled = True
@@ -422,8 +442,49 @@ class Machine:
             if name == "*":
                 self.stars.append(dotted)
             else:
-                self.bind(name, Ref(canonical(dotted)), scope, state)
+                self.bind(name, self.imported(dotted, scope, state), scope, state)
         return Flow([state])
+
+    def imported(self, dotted: str, scope: int, state: State) -> Value:
+        """What an import binds: a name of a file of this project, or something of a library."""
+        importer = self.scopes[self.root(scope)].path
+        found = self.project.find(dotted, importer) if self.project is not None else None
+        if found is None:
+            return Ref(canonical(dotted))
+        unit, rest = found
+        value: Value = UserModule(self.module(unit, state))
+        for name in rest:
+            held = state.vars.get((value.scope, name)) if isinstance(value, UserModule) else None
+            if held is None:
+                return Ref(dotted)
+            value = held
+        return value
+
+    def module(self, unit: Unit, state: State) -> int:
+        """The scope of another file, run in ``state`` unless it has been."""
+        path = unit.source.path
+        if path not in self.modules:
+            number = len(self.scopes)
+            self.scopes[number] = Scope(None, path=path)
+            self.modules[path] = number
+            self.assigned += _count_assignments(unit.program)
+            self.interesting |= _interesting_words(unit.program, self.interesting)
+        scope = self.modules[path]
+        if (scope, "__name__") in state.vars:
+            return scope
+        state.vars[scope, "__name__"] = Known(path)
+        stack, loops, self.stack, self.loop_depth = self.stack, self.loop_depth, [], 0
+        after = self.block(unit.program.body, [state.fork()], scope).normal
+        self.stack, self.loop_depth = stack, loops
+        if after:
+            state.vars, state.heap, state.attrs = after[0].vars, after[0].heap, after[0].attrs
+        return scope
+
+    def root(self, scope: int) -> int:
+        """The module that a scope is in."""
+        while (parent := self.scopes[scope].parent) is not None:
+            scope = parent
+        return scope
 
     def delete(self, node: ir.Delete, state: State, scope: int) -> Flow:
         for target in node.targets:
@@ -436,10 +497,10 @@ class Machine:
 
     def outer(self, node: ir.Outer, state: State, scope: int) -> Flow:
         for name in node.names:
-            home: int | None = 0 if node.kind == "global" else self.scopes[scope].parent
+            home: int | None = self.root(scope) if node.kind == "global" else self.scopes[scope].parent
             while node.kind == "nonlocal" and home and (home, name) not in state.vars:
                 home = self.scopes[home].parent
-            self.scopes[scope].aliases[name] = home or 0
+            self.scopes[scope].aliases[name] = self.root(scope) if home is None else home
         return Flow([state])
 
 

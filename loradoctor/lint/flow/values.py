@@ -99,6 +99,13 @@ class UserClass(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class UserModule(Value):
+    """A module of this project; its names live in scope ``scope``."""
+
+    scope: int
+
+
+@dataclass(frozen=True, slots=True)
 class Method(Value):
     """``receiver.name`` before it is called; ``function`` when it is defined in this file."""
 

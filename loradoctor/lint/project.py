@@ -1,0 +1,111 @@
+"""The files around a source: where an import leads, and what stands there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from loradoctor.lint import files, ir
+from loradoctor.lint.libraries import is_harmless
+from loradoctor.lint.source import Source, SourceError
+
+MODULES = 12
+"""How many other files one file's analysis follows; deeper chains of helpers carry no model (labelled corpus: 5 at most)."""
+_SIZE = 400_000
+_TOP = (".git", ".hg")
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A parsed and lowered file."""
+
+    source: Source
+    tree: object
+    program: ir.Program
+
+
+@dataclass
+class Project:
+    """What the analysis of one file has followed so far; ``units`` are the other files, by path."""
+
+    path: str
+    units: dict[str, Unit] = field(default_factory=dict)
+
+    def find(self, dotted: str, importer: str) -> tuple[Unit, tuple[str, ...]] | None:
+        """The file of this project that an import of ``dotted`` reads, and the names to look up in it.
+
+        ``from .utils import build`` is asked as ``.utils.build``: a module ``utils/build.py``, or the name ``build`` of
+        ``utils.py``.
+        """
+        if not importer or importer == "-" or is_harmless(dotted):
+            return None
+        for candidate, rest in _candidates(dotted, Path(importer)):
+            unit = self._unit(str(candidate))
+            if unit is not None:
+                return unit, rest
+        return None
+
+    def _unit(self, path: str) -> Unit | None:
+        if path in self.units:
+            return self.units[path]
+        if len(self.units) >= MODULES or path == self.path:
+            return None
+        unit = _read(path)
+        if unit is not None:
+            self.units[path] = unit
+        return unit
+
+
+def _candidates(dotted: str, importer: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Files the import may mean, the most specific first."""
+    dots = len(dotted) - len(dotted.lstrip("."))
+    parts = tuple(p for p in dotted.lstrip(".").split(".") if p)
+    if dots:
+        here = importer.parent
+        roots = [here if dots == 1 else here.joinpath(*[".."] * (dots - 1))]
+    else:
+        roots = list(_roots(str(importer.parent)))
+    for root in roots:
+        for length in range(len(parts), 0, -1):
+            place = root.joinpath(*parts[:length])
+            for candidate in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
+                if _is_file(str(candidate)):
+                    yield candidate, parts[length:]
+
+
+@lru_cache(maxsize=4096)
+def _roots(directory: str) -> tuple[Path, ...]:
+    """Where absolute imports may start: the directory itself and those above it, up to the top of the repository."""
+    here = Path(directory)
+    found = []
+    for place in (here, *list(here.absolute().parents)[:4]):
+        found += [place, place / "src"]
+        if any((place / top).exists() for top in _TOP):
+            break
+    return tuple(found)
+
+
+@lru_cache(maxsize=65536)
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _read(path: str) -> Unit | None:
+    """A file that is worth following: it can be read and parsed, and a rule could have something to say about it."""
+    from loradoctor.lint import lower  # here, so that listing rules does not pay for libcst
+
+    try:
+        data = files.read(path)
+        if len(data) > _SIZE or not files.relevant(data):
+            return None
+        source = Source.from_bytes(path, data)
+        tree = lower.parse(source.text)
+        return Unit(source, tree, lower.lower(tree))
+    except (OSError, ValueError, SourceError, RecursionError):
+        return None

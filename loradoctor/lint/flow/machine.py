@@ -440,10 +440,21 @@ class Machine:
         for name, dotted in node.bindings:
             self.imports.add(dotted.partition(".")[0])
             if name == "*":
-                self.stars.append(dotted)
+                self.import_all(dotted, scope, state)
             else:
                 self.bind(name, self.imported(dotted, scope, state), scope, state)
         return Flow([state])
+
+    def import_all(self, dotted: str, scope: int, state: State) -> None:
+        """``from dotted import *``: the names of a file of this project, or whatever a library has."""
+        found = self.project.find(dotted, self.scopes[self.root(scope)].path) if self.project is not None else None
+        if found is None:
+            self.stars.append(dotted)
+            return
+        inner = self.module(found[0], state)
+        for (home, name), value in list(state.vars.items()):
+            if home == inner and not name.startswith("_"):
+                self.bind(name, value, scope, state)
 
     def imported(self, dotted: str, scope: int, state: State) -> Value:
         """What an import binds: a name of a file of this project, or something of a library."""

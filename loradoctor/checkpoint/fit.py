@@ -52,12 +52,18 @@ def diagnose(checkpoint: Checkpoint) -> Misfit | None:
     if evidence is None or evidence.loads is None or set(evidence.named) - HARMLESS:
         return None
     loads = evidence.loads
-    if loads.status == "fully":
+    if loads.status == "fully" or _renamed(checkpoint, loads):
         return None
     for look in (_prefix, _shapes, _depth, _architecture, _rest):
         if misfit := look(checkpoint, loads):
             return misfit
     return None
+
+
+def _renamed(checkpoint: Checkpoint, loads: LoadOutcome) -> bool:
+    """Whether what does not fit are keys with the adapter's name left in, which `adapter-name-in-key` reports."""
+    odd = {key.name for key in checkpoint.keys if "adapter-name" in key.problems}
+    return bool(odd) and not loads.error_type and set(loads.unexpected) <= odd
 
 
 def _prefix(checkpoint: Checkpoint, loads: LoadOutcome) -> Misfit | None:

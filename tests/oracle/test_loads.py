@@ -153,3 +153,11 @@ def test_prompt_learning_loads_and_has_nothing_to_merge(examine, base, tmp_path)
     assert result.check("loads").status == "passed"
     assert result.check("merge-equivalence").status == "not-run"
     assert [(d.code, d.severity.value) for d in result.report.diagnostics if d.code == "LD804"] == [("LD804", "info")]
+
+
+def test_a_leftover_adapter_name_is_one_finding_however_it_loads(examine, good, tmp_path):
+    path = zoo.edited(good, tmp_path / "a", lambda k: k.replace(".weight", ".other.weight"))
+    result = examine(path)
+    assert result.codes == ["LD603"]
+    assert result.check("loads").status == "failed"
+    assert result.check("merge-equivalence").status == "vacuous"

@@ -129,12 +129,20 @@ def test_a_dict_that_contains_itself_ends(tmp_path: Path) -> None:
     assert fault_of(path)[0] == "not-a-state-dict"
 
 
+def stored(*, new: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"a": torch.ones(3, 2)}, buffer, _use_new_zipfile_serialization=new)
+    return buffer.getvalue()
+
+
+# Made once: torch gives every archive an identifier of its own.
+SOUND = [stored(new=True), stored(new=False)]
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_is_a_fault_and_never_a_crash(tmp_path: Path, data: st.DataObject) -> None:
-    buffer = io.BytesIO()
-    torch.save({"a": torch.ones(3, 2)}, buffer, _use_new_zipfile_serialization=data.draw(st.booleans()))
-    content = bytearray(buffer.getvalue())
+    content = bytearray(data.draw(st.sampled_from(SOUND)))
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "adapter_model.bin"

@@ -385,6 +385,13 @@ PROGRAMS = {
                 p.requires_grad = False
         Trainer(model=m).train()
     """,
+    "frozen by hand, but for one part": """
+        m = get_peft_model(base(), cfg)
+        m.requires_grad_(False)
+        for p in m.get_model().projector.parameters():
+            p.requires_grad = True
+        Trainer(model=m).train()
+    """,
     "frozen before wrapping": """
         b = base()
         b.requires_grad_(False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow import evaluate as expressions
-from loradoctor.lint.flow.facts import Instance
+from loradoctor.lint.flow.facts import Instance, Model, Peft
 from loradoctor.lint.flow.state import State, merge_equal
 from loradoctor.lint.flow.trace import Binding, Visit
 from loradoctor.lint.flow.values import (
@@ -119,6 +119,8 @@ def _library_method(machine: Machine, node: ir.Call, receiver: Value, name: str,
         return _apply(machine, node, spec, name, receiver, passed, state)
     if isinstance(facts, Instance) and "." in facts.cls:
         return _call_library(machine, node, f"{facts.cls}.{name}", passed, state, receiver)
+    if isinstance(facts, (Model, Peft)) and not passed:
+        return [(Unknown(f"{state.oid(receiver)}.{name}()"), state)]  # a part of the model, most likely
     harmless = facts is not None or isinstance(receiver, (Derived, Known, Template, Function))
     foreign = isinstance(receiver, Unknown) and receiver.key.startswith("object@")
     return _unknown(machine, node, passed, state, name if harmless else "", "object" if foreign else "value")

@@ -171,11 +171,21 @@ def on_store(machine: Machine, node: ir.Stmt, receiver: Value, name: str, value:
         state.change(receiver, fields=(*kept, (name, value)), changed=True)
 
 
+def _within(part: Unknown, whole: Oid) -> bool:
+    """Whether an unknown value was reached through the attributes or methods of an object."""
+    return part.key.startswith(f"{whole}.")
+
+
 def set_trainable(machine: Machine, model: Value, value: Value, node: ir.Node, state: State, *, certain: bool) -> None:
     """``requires_grad`` set to ``value`` on all (``certain``) or some of a model's parameters."""
     oid = state.oid(model)
     if oid is None:
-        return
+        part_of = next(
+            (o for o, f in state.heap.items() if isinstance(model, Unknown) and isinstance(f, (Model, Peft)) and _within(model, o)), None
+        )
+        if part_of is None:
+            return
+        oid, certain = part_of, False
     if value == Known(False):  # noqa: FBT003
         if certain and carries_adapter(model, state):
             state.change(oid, frozen=node, unfrozen=None)

@@ -12,6 +12,7 @@ import libcst as cst
 from libcst._nodes.internal import CodegenState
 
 from loradoctor.lint import ir
+from loradoctor.lint.depth import too_deep
 
 
 class ParseError(ValueError):
@@ -26,6 +27,8 @@ class ParseError(ValueError):
 
 def parse(text: str) -> cst.Module:
     """The libcst tree of ``text``. Raises :class:`ParseError`."""
+    if (line := too_deep(text)) is not None:
+        raise ParseError("it is nested too deeply", line, 1)
     try:
         return cst.parse_module(text)
     except cst.ParserSyntaxError as error:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 # Cell magics whose body is the Python that runs; the body of any other belongs to another program.
-_TRANSPARENT = frozenset(
-    ["capture", "debug", "lprun", "memit", "mprun", "prun", "scalene", "snakeviz", "time", "timeit", "wandb"]
-)
+_TRANSPARENT = frozenset(["capture", "debug", "lprun", "memit", "mprun", "prun", "scalene", "snakeviz", "time", "timeit", "wandb"])
 _TIMED = re.compile(r"%(?:time|timeit|prun|memit)[ \t]+(?:-[nrcptqos]+[ \t]*\w*[ \t]+)*")
 _MAGIC_LINE = re.compile(r"[ \t]*(?:%%?[A-Za-z_]|!|\?|/[A-Za-z_]\w*[ \t])")
 _HELP_LINE = re.compile(r"[ \t]*%{0,2}[A-Za-z_*][\w.*\[\]]*\?{1,2}[ \t]*(?:#.*)?$")

@@ -54,7 +54,7 @@ def _alone(pipeline: Pipeline, path: str, context: multiprocessing.context.BaseC
     """The report on a file whose neighbour, or which itself, ended the process it was in."""
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(pipeline.file, path).result()
+            return pool.submit(_chunk, pipeline, (path,)).result()[0]
     except (BrokenProcessPool, OSError):
         finding = Finding(
             "the process that analysed this file died",

@@ -70,9 +70,7 @@ class Pipeline:
         from loradoctor.lint import suppress
 
         ignored = files.ignored_codes(source.path, self.settings)
-        kept, silenced = suppress.apply(
-            source, [*broken, *found], lambda code: self.settings.enabled(code) and code not in ignored
-        )
+        kept, silenced = suppress.apply(source, [*broken, *found], lambda code: self.settings.enabled(code) and code not in ignored)
         subjects = (Subject(source.path, source.kind),) if analysed else ()
         return Report(subjects=subjects).with_diagnostics(self.kept(source.path, kept), silenced)
 
@@ -164,9 +162,7 @@ def unreadable(path: str, reason: str) -> Diagnostic:
 def _source_error(path: str, error: SourceError) -> Diagnostic:
     if error.code == unreadable_file.code:
         place = Location(path, _point(error))
-        return stamp(
-            unreadable_file, Finding(f"the file cannot be read: {error.message}", place, help="nothing in it was checked"), path
-        )
+        return stamp(unreadable_file, Finding(f"the file cannot be read: {error.message}", place, help="nothing in it was checked"), path)
     # The parser counts lines in the text it was given, which is not always the file.
     reason = re.sub(r"^error at \d+:\d+: ", "", error.message)
     what = "file" if error.cell is None else "cell"

@@ -19,9 +19,7 @@ _NEWLINE = re.compile(r"\r\n|\r|\n")
 class SourceError(ValueError):
     """A file that cannot be turned into text, under ``code`` LD001 or LD004; ``line`` and ``column`` count from 1."""
 
-    def __init__(
-        self, message: str, line: int | None = None, column: int = 1, cell: int | None = None, code: str = "LD001"
-    ) -> None:
+    def __init__(self, message: str, line: int | None = None, column: int = 1, cell: int | None = None, code: str = "LD001") -> None:
         super().__init__(message)
         self.message = message
         self.line = line

@@ -39,9 +39,7 @@ def expected(path: Path, severities: dict[str, str]) -> Counter[Expected]:
 
 def reported(found: tuple[Diagnostic, ...]) -> Counter[Expected]:
     """The same facts of what was found."""
-    return Counter(
-        (d.location.cell, d.location.span.line if d.location.span else 0, d.code, d.severity.value) for d in found
-    )
+    return Counter((d.location.cell, d.location.span.line if d.location.span else 0, d.code, d.severity.value) for d in found)
 
 
 def lint_bytes(path: Path, data: bytes | None = None) -> tuple[Diagnostic, ...]:

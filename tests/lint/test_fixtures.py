@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.lint.fixture_files import FIXTURES, expected, lint_bytes, reported, subjects
 
 from loradoctor import registry
 from loradoctor.config import Settings
@@ -15,6 +14,7 @@ from loradoctor.diagnostic import Diagnostic
 from loradoctor.lint import rewrite
 from loradoctor.lint.pipeline import Pipeline
 from loradoctor.lint.source import Source
+from tests.lint.fixture_files import FIXTURES, expected, lint_bytes, reported, subjects
 
 SUBJECTS = subjects()
 SEVERITIES = {rule.code: rule.severity.value for rule in registry.all_rules()}

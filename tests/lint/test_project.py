@@ -89,5 +89,9 @@ def test_imports_in_a_circle_end(tmp_path: Path) -> None:
 
 
 def test_a_broken_neighbour_is_its_own_problem(tmp_path: Path) -> None:
-    write(tmp_path, models="def build(:\n    peft\n", train="from models import build\nfrom peft import PeftModel\nPeftModel.from_pretrained(build(), 'x')\n")
+    write(
+        tmp_path,
+        models="def build(:\n    peft\n",
+        train="from models import build\nfrom peft import PeftModel\nPeftModel.from_pretrained(build(), 'x')\n",
+    )
     assert found(lint([str(tmp_path / "train.py")], Settings())) == []

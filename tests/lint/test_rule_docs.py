@@ -52,7 +52,7 @@ def test_a_safe_fix_turns_the_first_example_into_the_second(rule: Rule[object]) 
 @each_rule
 def test_messages_and_help_read_like_the_others(rule: Rule[object]) -> None:
     for found in look(rule.examples[0]).diagnostics:
-        assert found.message[:1] in "`" or found.message[0].islower(), found.message
+        assert found.message.startswith("`") or found.message[0].islower(), found.message
         assert not found.message.endswith("."), found.message
         assert found.help, f"{found.code} says what is wrong and not what to do"
 

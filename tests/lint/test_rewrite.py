@@ -1,0 +1,192 @@
+"""Fixes: until nothing changes, never harmful, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loradoctor.config import Settings
+from loradoctor.diagnostic import Severity
+from loradoctor.lint import pipeline as pipelines
+from loradoctor.lint import rewrite
+from loradoctor.lint.rewrite import replace_file, unified_diff
+from tests.lint.stand_ins import analysed, pipeline, replacing
+
+BUG = """import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("gpt2"), "adapter")
+model.merge_and_unload()  # the adapter is small
+model.save_pretrained("merged")
+"""
+FIXED = BUG.replace("model.merge", "model = model.merge")
+
+
+def repaired(text: str, *rules: object, unsafe: bool = False) -> tuple[str, int]:
+    outcome = rewrite.repair("a.py", text.encode(), pipeline(*rules), unsafe=unsafe)  # type: ignore[arg-type]
+    return outcome.data.decode(), len(outcome.refused)
+
+
+def test_every_fix_is_applied() -> None:
+    assert repaired("a\nb\na\n", replacing("LD901", "a", "x"), replacing("LD902", "b", "y")) == ("x\ny\nx\n", 0)
+
+
+def test_a_fix_that_another_makes_possible_is_applied() -> None:
+    assert repaired("a\n", replacing("LD901", "a", "b"), replacing("LD902", "b", "c")) == ("c\n", 0)
+
+
+def test_fixes_that_overlap_are_applied_one_after_the_other() -> None:
+    assert repaired("f(a)\n", replacing("LD901", r"f\((.)\)", r"g(\1)"), replacing("LD902", "a", "b")) == ("g(b)\n", 0)
+
+
+def test_fixes_that_undo_each_other_end() -> None:
+    text, _ = repaired("a\n", replacing("LD901", "a", "b"), replacing("LD902", "b", "a"))
+    assert text in ("a\n", "b\n")
+
+
+def test_an_unsafe_fix_is_applied_only_when_asked_for() -> None:
+    rule = replacing("LD901", "a", "b", safe=False)
+    assert repaired("a\n", rule) == ("a\n", 0)
+    assert repaired("a\n", rule, unsafe=True) == ("b\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "by"),
+    [("a\n", "a", "a ("), ("f(  # why\n  a)\n", r"f\([^)]*\)", "g()")],
+    ids=["does not parse", "loses a comment"],
+)
+def test_a_fix_that_would_harm_is_refused_and_the_others_are_not(text: str, pattern: str, by: str) -> None:
+    fixed, refused = repaired(text + "b\n", replacing("LD901", pattern, by), replacing("LD902", "b", "c"))
+    assert (fixed, refused) == (text + "c\n", 1)
+
+
+def test_a_byte_order_mark_and_newlines_stay() -> None:
+    data = b"\xef\xbb\xbfa = '\xc3\x9f'\r\nb\r\n"
+    outcome = rewrite.repair("a.py", data, pipeline(replacing("LD901", "b", "c")), unsafe=False)
+    assert outcome.data == data.replace(b"b\r\n", b"c\r\n")
+
+
+def test_a_fix_that_does_not_fit_the_encoding_is_refused() -> None:
+    data = "# coding: latin-1\na = 'ß'\n".encode("latin-1")
+    outcome = rewrite.repair("a.py", data, pipeline(replacing("LD901", "a(?= =)", "größe")), unsafe=False)
+    assert (outcome.data, len(outcome.refused)) == (data, 1)
+
+
+def test_a_notebook_changes_in_one_line() -> None:
+    cell = {"cell_type": "code", "source": ["x = 1\n", "%time a\n", "ß"], "outputs": []}
+    data = json.dumps({"cells": [{"cell_type": "markdown", "source": "a"}, cell]}, indent=3, ensure_ascii=False).encode() + b"\n"
+    outcome = rewrite.repair("n.ipynb", data, pipeline(replacing("LD901", r"\ba\b", "bb")), unsafe=False)
+    assert outcome.data == data.replace(b"%time a", b"%time bb")
+
+
+def test_a_notebook_with_a_broken_cell_is_fixed_elsewhere() -> None:
+    cells = [{"cell_type": "code", "source": s} for s in ("x = (", "a")]
+    data = json.dumps({"cells": cells}).encode()
+    outcome = rewrite.repair("n.ipynb", data, pipeline(replacing("LD901", r"\ba\b", "bb")), unsafe=False)
+    assert outcome.data == data.replace(b'"a"', b'"bb"')
+    assert [d.code for d in outcome.report.diagnostics] == ["LD001"]
+
+
+# -- on disk
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.py"
+    path.write_text(BUG)
+    return path
+
+
+def fix(*paths: str, diff: bool = False) -> rewrite.FixOutcome:
+    return rewrite.fix(paths or ("a.py",), Settings(), unsafe=False, diff=diff)
+
+
+def test_a_fixed_file_is_written_and_reported_as_it_now_is(file: Path) -> None:
+    outcome = fix()
+    assert file.read_text() == FIXED
+    assert outcome.changed == ("a.py",)
+    assert outcome.report.at_least(Severity.WARNING) == ()
+    assert [s.path for s in outcome.report.subjects] == ["a.py"]
+    assert [p.name for p in file.parent.iterdir()] == ["a.py"], "no temporary file stays"
+
+
+def test_a_second_run_changes_nothing(file: Path) -> None:
+    fix()
+    assert fix() == rewrite.FixOutcome(fix().report)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o755, 0o600])
+def test_the_mode_of_the_file_is_kept(file: Path, mode: int) -> None:
+    file.chmod(mode)
+    fix()
+    assert stat.S_IMODE(file.stat().st_mode) == mode
+
+
+def test_a_diff_writes_nothing_and_reports_what_is_there(file: Path) -> None:
+    outcome = fix(diff=True)
+    assert file.read_text() == BUG
+    assert outcome.changed == ()
+    assert [d.code for d in outcome.report.at_least(Severity.WARNING)] == ["LD301"]
+    assert outcome.diff.startswith("--- a/a.py\n+++ b/a.py\n@@ ")
+
+
+@pytest.mark.parametrize("name", ["a.py", "with space.py", "größe.py", 'quo"te.py', "tab\there.py", "sub/a.py"])
+@pytest.mark.parametrize("ending", ["\n", ""], ids=["newline", "no newline at the end"])
+def test_a_diff_is_a_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ending: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(BUG.rstrip("\n") + ending)
+    patch = fix(name, diff=True).diff
+    (tmp_path / "p.patch").write_text(patch)
+    shown = subprocess.run(["git", "apply", "--whitespace=nowarn", "p.patch"], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr + patch
+    assert path.read_text() == FIXED.rstrip("\n") + ending
+
+
+def test_a_diff_keeps_the_newlines_of_windows() -> None:
+    assert unified_diff("a.py", b"x\r\ny\r\n", b"x\r\nz\r\n").endswith(" x\r\n-y\r\n+z\r\n")
+
+
+def test_a_link_is_left_and_told(file: Path) -> None:
+    target = file.with_name("target")
+    shutil.move(file, target)
+    file.symlink_to(target)
+    outcome = fix()
+    assert target.read_text() == BUG
+    assert [d.message for d in outcome.failed] == ["the fixes were not written: it is a symbolic link; name the file that it points to"]
+    assert outcome.changed == ()
+    assert [d.code for d in outcome.report.at_least(Severity.WARNING)] == ["LD301"]
+
+
+def test_a_read_only_file_is_left_and_told(file: Path) -> None:
+    file.chmod(0o444)
+    assert [d.message for d in fix().failed] == ["the fixes were not written: it is read-only"]
+    assert file.read_text() == BUG
+
+
+def test_a_file_that_changed_meanwhile_is_left_and_told(file: Path) -> None:
+    file.write_text("another editor was here\n")
+    assert replace_file(str(file), BUG.encode(), b"x") == "it changed while it was being fixed"
+    assert file.read_text() == "another editor was here\n"
+    assert [p.name for p in file.parent.iterdir()] == ["a.py"]
+
+
+def test_a_file_that_vanished_meanwhile_is_told(file: Path) -> None:
+    file.unlink()
+    assert replace_file(str(file), b"", b"x") == "there is no such file or directory"
+
+
+def test_a_refused_fix_is_told_with_its_finding(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipelines, "_analyse", analysed)
+    monkeypatch.setattr(pipelines.Pipeline, "_rules", lambda _: (replacing("LD901", "torch", "("),))
+    outcome = fix()
+    assert file.read_text() == BUG
+    assert [d.help for d in outcome.report.diagnostics] == ["its fix was not applied: the result would not parse or would lose a comment"]

@@ -41,6 +41,8 @@ class Model(Facts):
     touched: Site | None = None
     frozen: Site | None = None
     unfrozen: Site | None = None
+    merged_source: Value | None = None
+    shell: Site | None = None
 
     @property
     def carries_adapter(self) -> bool:
@@ -49,8 +51,17 @@ class Model(Facts):
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """An adapter that went into a PEFT model by ``how`` (``load``, ``add``, ``combine``) and has not been activated since."""
+
+    how: str
+    name: Value
+    site: ir.Call
+
+
+@dataclass(frozen=True, slots=True)
 class Peft(Facts):
-    """A PEFT wrapper around ``base``."""
+    """A PEFT wrapper around ``base``; ``adapters`` are their names, ``shell`` what was put around it last."""
 
     base: Oid = ""
     how: str = ""
@@ -65,6 +76,10 @@ class Peft(Facts):
     unfrozen: Site | None = None
     touched: Site | None = None
     trained: Site | None = None
+    adapters: tuple[Value, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    unmerged: Site | None = None
+    shell: Site | None = None
 
 
 @dataclass(frozen=True, slots=True)

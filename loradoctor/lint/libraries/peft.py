@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loradoctor.lint.flow.facts import Config, Model, Peft
+from loradoctor.lint.flow.facts import Config, Model, Peft, Waiting
 from loradoctor.lint.flow.values import Derived, Known, Unknown, Value
 from loradoctor.lint.libraries.effects import MISSING, Context, Spec, as_model, of, saved
 
@@ -32,7 +32,8 @@ def wrap(
         prompt = source is not None and bool(made) and made <= PROMPT_CONFIGS
     target = context.model(model) or context.state.new(context.node.uid, Model())
     oid = context.state.oid(target)
-    wrapper = context.new(Peft(context.node, base=oid or "", how=how, config=config, source=source, trainable=trainable, prompt=prompt))
+    facts = Peft(context.node, base=oid or "", how=how, config=config, source=source, trainable=trainable, prompt=prompt)
+    wrapper = context.new(replace(facts, adapters=(context.arg("adapter_name") or Known("default"),)))
     base = context.base(target)
     if not prompt:
         context.change(base, injected=context.node, injected_by=how, merged=None, frozen=None, unfrozen=None)
@@ -125,6 +126,7 @@ def _take_out(context: Context, *, merged: bool) -> Value | None:
     taken = peft.trained if merged else None
     context.change(wrapper, gutted=context.node, unloaded=not merged)
     context.change(base, injected=None, merged=context.node if merged else None, frozen=None, unfrozen=taken)
+    context.change(base, merged_source=peft.source if merged else None)
     context.event("merged" if merged else "unloaded", base)
     return base
 
@@ -157,13 +159,47 @@ def _base_model(context: Context) -> Value | None:
 
 
 def _activate(context: Context) -> Value | None:
-    context.change(context.receiver, unfrozen=context.node, frozen=None)
+    wrapper = receiver_wrapper(context)
+    context.change(wrapper, unfrozen=context.node, frozen=None, waiting=())
+    context.event("activated", wrapper)
     return Known(None)
 
 
 def _load_adapter(context: Context) -> Value | None:
     context.change(context.receiver, filled=context.node)
     context.event("filled", context.receiver)
+    _wait(context, "load")
+    return None
+
+
+def _add_adapter(context: Context) -> Value | None:
+    _wait(context, "add")
+    return None
+
+
+def _wait(context: Context, how: str) -> None:
+    """Remember an adapter that is in the model and not active; combining others uses those."""
+    wrapper = receiver_wrapper(context)
+    facts = context.get(wrapper, Peft)
+    name = context.arg("adapter_name")
+    if facts is None or name is None or name in facts.adapters[:1]:
+        return
+    kept = () if how == "combine" else facts.waiting
+    waiting = (*kept, Waiting(how, name, context.node))
+    adapters = facts.adapters if name in facts.adapters else (*facts.adapters, name)
+    context.change(wrapper, adapters=adapters, waiting=waiting[-8:])
+
+
+def _delete_adapter(context: Context) -> Value | None:
+    """Another adapter becomes active."""
+    wrapper = receiver_wrapper(context)
+    context.change(wrapper, waiting=())
+    context.event("activated", wrapper)
+    return None
+
+
+def _unmerge(context: Context) -> Value | None:
+    context.change(receiver_wrapper(context), unmerged=context.node)
     return None
 
 
@@ -182,6 +218,7 @@ def _lora_layer_touch(context: Context) -> Value | None:
     facts = context.get(context.receiver, Peft)
     if facts is not None:
         context.state.heap[context.state.oid(context.receiver)] = replace(facts, filled=context.node)  # type: ignore[index]
+    _wait(context, "combine")
     return None
 
 
@@ -208,17 +245,23 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
     ("Peft", "Derived:tuner", "Unknown"): {"merge_and_unload": Spec(("progressbar", "safe_merge", "adapter_names"), _merge)},
     ("Peft", "Derived:tuner"): {
         "unload": Spec((), _unload),
-        "merge_adapter unmerge_adapter": Spec(("adapter_names", "safe_merge")),
+        "merge_adapter": Spec(("adapter_names", "safe_merge")),
+        "unmerge_adapter": Spec((), _unmerge),
+        "add_weighted_adapter": Spec(("adapters", "weights", "adapter_name", "combination_type"), _lora_layer_touch),
+        "delete_adapter": Spec(("adapter_name",), _delete_adapter),
         "save_pretrained": Spec(("save_directory",), _save),
         "push_to_hub": Spec(("repo_id",)),
-        "set_adapter": Spec(("adapter_name",), _activate),
+        "set_adapter": Spec(("adapter_name", "inference_mode"), _activate),
     },
     ("Peft",): {
         "get_base_model": Spec((), _base_model),
         "load_adapter": Spec(("model_id", "adapter_name", "is_trainable"), _load_adapter),
-        "add_adapter": Spec(("adapter_name", "peft_config")),
-        "add_weighted_adapter": Spec(("adapters", "weights", "adapter_name"), _lora_layer_touch),
+        "add_adapter": Spec(("adapter_name", "peft_config"), _add_adapter),
+        "disable_adapters enable_adapters print_trainable_parameters": Spec(),
     },
     ("Peft", "Unknown"): {"disable_adapter": Spec()},
-    ("Model",): {"delete_adapters delete_adapter unload": Spec((), _unplug)},
+    ("Model",): {
+        "delete_adapters delete_adapter unload": Spec((), _unplug),
+        "merge_adapter unmerge_adapter add_weighted_adapter print_trainable_parameters get_nb_trainable_parameters": Spec(),
+    },
 }

@@ -11,8 +11,14 @@ def _itself(context: Context) -> Value | None:
     return context.receiver
 
 
-def _first(context: Context) -> Value | None:
+def _shell(context: Context) -> Value | None:
+    context.change(context.arg("module"), shell=context.node)
     return context.arg("module")
+
+
+def _eval(context: Context) -> Value | None:
+    context.event("evaluating", context.receiver)
+    return context.receiver
 
 
 def _derived(kind: str) -> Spec:
@@ -91,9 +97,10 @@ FUNCTIONS = {
     "safetensors.load_file": _file("load_file"),
     "safetensors.safe_open": _file("safe_open"),
     "safetensors.save_file": Spec(("tensors", "filename")),
-    "torch.compile": Spec(("module",), _first),
-    "torch.nn.DataParallel": Spec(("module",), _first),
-    "torch.nn.parallel.DistributedDataParallel": Spec(("module",), _first),
+    "torch.compile": Spec(("module",), _shell),
+    "torch.nn.DataParallel": Spec(("module",), _shell),
+    "torch.nn.parallel.DataParallel": Spec(("module",), _shell),
+    "torch.nn.parallel.DistributedDataParallel": Spec(("module",), _shell),
 }
 PATTERNS = {
     r"torch\.optim\.(?!lr_scheduler|swa_utils)\w+(\.[A-Z]\w+)?": _OPTIMIZER,
@@ -104,7 +111,8 @@ PATTERNS = {
 }
 METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
     _MODELS: {
-        "to cuda cpu eval train half float bfloat16 double type xpu npu apply share_memory": _ITSELF,
+        "to cuda cpu train half float bfloat16 double type xpu npu apply share_memory": _ITSELF,
+        "eval": Spec((), _eval, recorded=False),
         "named_parameters": _derived("named_parameters"),
         "parameters": _derived("parameters"),
         "state_dict": _derived("state_dict"),

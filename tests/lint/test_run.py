@@ -167,7 +167,7 @@ def test_deeply_nested_code_ends_in_a_report(text: str) -> None:
 
 
 def test_long_code_that_is_not_deep_is_checked() -> None:
-    text = BUG + "x = [\n" + "    (1 + 2, -3, 'a(b' 'c', f(x).y[0]),\n" * 2000 + "]\n" + "y = a.b\n" * 4000
+    text = BUG + "x = [\n" + "    (1 + 2, -3, 'a(b' 'c', f(x).y[0]),\n" * 600 + "]\n" + "y = a.b\n" * 1500
     assert [d.code for d in lint([], Settings(), stdin=("a.py", text.encode())).diagnostics] == ["LD208"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,9 @@ _MODEL_LIBRARIES = frozenset({"torch", "peft", "transformers", "diffusers", "sen
 
 def read_archive(path: Path) -> Header:
     """The tensors of a `.bin`. Raises :class:`ReadError` (LD502, LD503, LD506, LD507) and OSError."""
-    with path.open("rb") as file:
+    with warnings.catch_warnings(), path.open("rb") as file:
+        # An escape in a text opcode can make the standard library warn about source code that nobody wrote.
+        warnings.simplefilter("ignore")
         lead = file.read(512)
         size = os.fstat(file.fileno()).st_size
         if size == 0:
@@ -187,6 +190,8 @@ def _state_dict(path: Path, data: bytes, where: Any) -> Header:
     inner = next((k for k, v in value.items() if isinstance(v, dict) and any(isinstance(t, Tensor) for t in v.values())), None)
     if inner is not None and not any(isinstance(v, Tensor) for v in value.values()):
         raise _not_a_state_dict(path, f"holds the state dict under the key `{inner}`", "nested-state-dict", strangers)
+    if strangers and all(s.startswith("torch.") for s in strangers):
+        raise _not_a_state_dict(path, f"holds more than plain tensors: `{strangers[0]}`", "special-tensors", strangers)
     if strangers:
         raise _unsafe(path, strangers)
     tensors: dict[str, TensorInfo] = {}

@@ -99,6 +99,12 @@ def test_a_state_dict_under_a_key_is_said_so(tmp_path: Path) -> None:
     assert fault_of(path) == ("not-a-state-dict", "nested-state-dict")
 
 
+def test_sparse_tensors_are_more_than_plain_ones(tmp_path: Path) -> None:
+    path = tmp_path / "adapter_model.bin"
+    torch.save({"a": torch.sparse_coo_tensor([[0]], [1.0], (2,))}, path)
+    assert fault_of(path) == ("not-a-state-dict", "special-tensors")
+
+
 def test_an_empty_dict_reads_as_no_tensors(tmp_path: Path) -> None:
     path = tmp_path / "adapter_model.bin"
     torch.save({}, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,6 @@ def torch_side_here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", [c for c in CASES if "base" in expected(c)])
 def test_findings_with_the_base(case: str) -> None:
     wanted = expected(case)
-    if case == "adapter_name_left" and version("peft") < "0.18":
-        pytest.skip("this PEFT does not load such keys at all")
     report = check_many([str(ROOT / case)], CheckOptions(base=str(ROOT.parent / wanted["on"])))
     found = [(d.code, d.severity.value) for d in report.diagnostics]
     assert sorted(found) == sorted(wanted["base"].items()), [d.message for d in report.diagnostics]

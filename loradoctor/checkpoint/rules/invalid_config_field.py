@@ -12,7 +12,8 @@ from loradoctor.rule import rule
 
 TASK_TYPES = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 BIASES = ("none", "all", "lora_only")
-INITS = frozenset({"gaussian", "olora", "pissa", "eva", "corda", "loftq", "orthogonal", "lora_ga", "mica"})
+INITS = re.compile(r"(?i:gaussian|olora|mica)|pissa(_niter_\d+)?|corda\w*|eva|loftq|orthogonal|lora_ga|")
+"""Spellings that `update_layer` and `reset_lora_parameters` accept (peft/tuners/lora/layer.py)."""
 
 Problem = tuple[str, str, str]
 """Config key, what is wrong with it, what follows."""
@@ -74,7 +75,7 @@ def _choices(config: AdapterConfig) -> Iterator[Problem]:
     if bias not in BIASES:
         yield "bias", f"`bias` is `{bias}`; PEFT knows {', '.join(BIASES)}", "PEFT stops with `NotImplementedError`"
     init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init not in INITS and not re.fullmatch(r"pissa_niter_\d+", init):
+    if config.peft_type == "LORA" and isinstance(init, str) and not INITS.fullmatch(init):
         yield (
             "init_lora_weights",
             f"`init_lora_weights` is `{init}`, which PEFT does not know",

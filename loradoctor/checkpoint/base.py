@@ -220,6 +220,8 @@ def _merge_check(
         return Check(checkpoint.path, MERGE, "vacuous", "PEFT does not load the adapter onto this base")
     if loads.missing:
         return Check(checkpoint.path, MERGE, "vacuous", f"{len(loads.missing)} tensors that PEFT needs are not in the file")
+    if loads.unexpected:
+        return Check(checkpoint.path, MERGE, "vacuous", f"{len(loads.unexpected)} tensors of the file match nothing on this base")
     if not options.merge:
         return Check(checkpoint.path, MERGE, "not-run", "`--no-merge`")
     if reason := answer.get("unmergeable") or answer.get("merge_error"):

@@ -37,7 +37,8 @@ def mutating_init(config: Any) -> bool:
 
 def reads_base_weights(config: Any) -> bool:
     """Whether the layers of this adapter depend on the base's values, and not only on its shapes."""
-    return peft_type(config) in FROM_BASE or bool(getattr(config, "_loradoctor_init", None))
+    deferred = bool(getattr(config, "_loradoctor_init", None))
+    return peft_type(config) in FROM_BASE or deferred or getattr(config, "kasa_config", None) is not None
 
 
 def defer_init(config: Any) -> None:

@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .base import Base, is_hollow
+from .base import Base, hollow, is_hollow
 
 ADAPTER = "default"
+
+FROM_FILE = "_loradoctor_from_file"
+"""mark on a parameter of the base whose value the adapter's file has replaced"""
 
 
 @dataclass
@@ -68,7 +71,16 @@ def load(base: Base, directory: str, config: Any) -> tuple[Any, Outcome]:
     spoken = [w for w in heard if w.category in (UserWarning, RuntimeWarning)]
     outcome.warnings = sorted({str(w.message).strip().split("\n")[0] for w in spoken})
     _judge(outcome, record, base)
+    _hollow_out(base)
     return model, outcome
+
+
+def _hollow_out(base: Base) -> None:
+    # Some initialisations write to the base when a layer is created; on stand-ins that leaves zeros of full size behind.
+    for parameter in base.model.parameters():
+        own = id(parameter) in base.names and not getattr(parameter, FROM_FILE, False)
+        if own and parameter.numel() > 1 and not is_hollow(parameter.data):
+            parameter.data = hollow(parameter.shape, parameter.dtype)
 
 
 @contextlib.contextmanager
@@ -125,6 +137,7 @@ def _make_room(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in tensors and is_hollow(parameter.data):
             parameter.data = torch.zeros(parameter.shape, dtype=parameter.dtype)
+            setattr(parameter, FROM_FILE, True)
 
 
 def _judge(outcome: Outcome, record: _Record, base: Base) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from . import layers as layer_check
-from .base import Base, hollow, is_hollow
+from .base import Base, hollow
 from .isolated import FROM_ALL_LAYERS, peft_type, reads_base_weights, rebuild
-from .load import ADAPTER
+from .load import ADAPTER, FROM_FILE
 from .weights import BaseWeights
 
 Progress = Callable[[str], None]
@@ -128,7 +128,7 @@ def _examine_group(
     parameters = {id(p): p for name in group for p in base_parameters(adapted[name]).values()}
     real: dict[int, torch.Tensor] = {}
     for key, parameter in parameters.items():
-        if not is_hollow(parameter.data) and parameter.numel() > 1:
+        if getattr(parameter, FROM_FILE, False):
             continue
         tensor = weights.find(base.names.get(key, ()), parameter.shape)
         if tensor is None:

@@ -6,9 +6,10 @@ import os
 import pickletools
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from loradoctor.checkpoint.fault import Fault, ReadError
 from loradoctor.checkpoint.header import Header, is_lfs_pointer, lfs_pointer
@@ -18,6 +19,7 @@ from loradoctor.checkpoint.tensor import BITS, TensorInfo
 _PICKLE_LIMIT = 256 << 20
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MEMBER_LIMIT = 1_000_000
+_LINE_LIMIT = 1 << 20
 _MODEL_LIBRARIES = frozenset({"torch", "peft", "transformers", "diffusers", "sentence_transformers", "collections", "__main__"})
 
 
@@ -51,11 +53,10 @@ def _zip(path: Path, file: IO[bytes], size: int) -> Header:
                 raise _broken(path, "is a zip archive without `data.pkl`", "wrong-format")
             name = pickles[0]
             # The size in the directory is the attacker's word: read no more than the limit, whatever it says.
-            with archive.open(name) as member:
-                data = member.read(_PICKLE_LIMIT + 1)
+            data = _member(archive, name, _PICKLE_LIMIT + 1)
             order = f"{name.removesuffix('data.pkl')}byteorder"
-            big = order in members and archive.read(order)[:3] == b"big"
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, KeyError) as error:
+            big = order in members and _member(archive, order, 3) == b"big"
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, KeyError, zlib.error) as error:
         raise _broken(path, f"is a damaged zip archive: {str(error)[:80].lower()}", "truncated") from error
     if len(data) > _PICKLE_LIMIT:
         raise _broken(path, f"has a pickle of more than {_PICKLE_LIMIT >> 20} MB", "too-large")
@@ -63,6 +64,13 @@ def _zip(path: Path, file: IO[bytes], size: int) -> Header:
         raise _broken(path, "was written on a big-endian machine", "byteorder", "load it with torch and save it as safetensors")
     root = name.removesuffix("data.pkl")
     return _state_dict(path, data, lambda storage: _zip_range(path, file, members.get(f"{root}data/{storage.key}"), storage, size))
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError("a compression that torch does not know")
+    with archive.open(name) as member:
+        return member.read(limit)
 
 
 def _zip_range(path: Path, file: IO[bytes], member: zipfile.ZipInfo | None, storage: Storage, size: int) -> tuple[int, int]:
@@ -124,12 +132,31 @@ def _no_storage(path: Path) -> Any:
     return where
 
 
+class _Bounded:
+    """A file that never reads past its end: a stated length of gigabytes must not be believed, as buffered reading would."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        self.tell = file.tell
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(max(0, min(count, self._size - self._file.tell())))
+
+    def readline(self) -> bytes:
+        return self._file.readline(_LINE_LIMIT)
+
+
+def _opcodes(file: IO[bytes]) -> Iterator[tuple[Any, Any, Any]]:
+    return pickletools.genops(cast("IO[bytes]", _Bounded(file)))
+
+
 def _first_pickle(file: IO[bytes]) -> Any:
     """The plain value of the next pickle in a stream (numbers, strings, lists); None for anything else."""
     try:
         stack: list[Any] = []
         marks: list[int] = []
-        for op, arg, _ in pickletools.genops(file):
+        for op, arg, _ in _opcodes(file):
             if op.name == "MARK":
                 marks.append(len(stack))
             elif op.name in ("APPENDS", "SETITEMS"):
@@ -156,7 +183,7 @@ def _first_pickle(file: IO[bytes]) -> Any:
 
 def _end_of_pickle(path: Path, file: IO[bytes]) -> int:
     try:
-        for op, _, _ in pickletools.genops(file):
+        for op, _, _ in _opcodes(file):
             if op.name == "STOP":
                 return file.tell()
     except ValueError as error:

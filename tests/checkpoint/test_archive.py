@@ -99,6 +99,7 @@ def test_a_state_dict_under_a_key_is_said_so(tmp_path: Path) -> None:
     assert fault_of(path) == ("not-a-state-dict", "nested-state-dict")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_sparse_tensors_are_more_than_plain_ones(tmp_path: Path) -> None:
     path = tmp_path / "adapter_model.bin"
     torch.save({"a": torch.sparse_coo_tensor([[0]], [1.0], (2,))}, path)
@@ -143,6 +144,12 @@ def stored(*, new: bool) -> bytes:
 
 # Made once: torch gives every archive an identifier of its own.
 SOUND = [stored(new=True), stored(new=False)]
+
+
+def test_a_stated_length_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "adapter_model.bin"
+    path.write_bytes(b"\x80\x02X\xff\xff\xff\x7fshort.")
+    assert fault_of(path)[0] == "unreadable-weights"
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from loradoctor.config import Settings
@@ -64,13 +65,18 @@ class Pipeline:
                     found = [_as_information(d) for d in found]
         except Exception as error:  # noqa: BLE001 -- one file that cannot be analysed must not end the run
             return Report().with_diagnostics(self.kept(path, [_failure(path, error)]))
-        return self._report(source, [_source_error(path, e) for e in broken], found, analysed=module is not None)
+        errors = [_source_error(path, e) for e in broken]
+        if source.kind == "markdown":  # nobody promised that every block of a tutorial is a program
+            errors = [replace(e, severity=Severity.INFO) for e in errors]
+        return self._report(source, errors, found, analysed=module is not None)
 
     def _report(self, source: Source, broken: list[Diagnostic], found: list[Diagnostic], analysed: bool) -> Report:
-        from loradoctor.lint import suppress
+        kept, silenced = [*broken, *found], 0
+        if "loradoctor" in source.text:
+            from loradoctor.lint import suppress
 
-        ignored = files.ignored_codes(source.path, self.settings)
-        kept, silenced = suppress.apply(source, [*broken, *found], lambda code: self.settings.enabled(code) and code not in ignored)
+            ignored = files.ignored_codes(source.path, self.settings)
+            kept, silenced = suppress.apply(source, kept, lambda code: self.settings.enabled(code) and code not in ignored)
         subjects = (Subject(source.path, source.kind),) if analysed else ()
         return Report(subjects=subjects).with_diagnostics(self.kept(source.path, kept), silenced)
 
@@ -79,7 +85,7 @@ class Pipeline:
         from loradoctor.lint.lower import ParseError
         from loradoctor.lint.source import SourceError
 
-        analyse = self.analyse or _analyse
+        analyse = self.analyse or partial(_analyse, targets=self.settings.target_versions)
         try:
             return source, analyse(source), []
         except ParseError as error:
@@ -114,10 +120,10 @@ class Pipeline:
         return [d for d in found if d.code not in ignored and (d.code in _NOT_CHECKED or self.settings.enabled(d.code))]
 
 
-def _analyse(source: Source) -> object:
+def _analyse(source: Source, targets: Mapping[str, str]) -> object:
     from loradoctor.lint.module import analyse
 
-    return analyse(source)
+    return analyse(source, targets)
 
 
 @contextmanager

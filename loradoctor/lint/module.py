@@ -62,6 +62,13 @@ class Arrival:
             return value.oid
         return value.key if isinstance(value, Unknown) and value.key in self.visit.heap else None
 
+    def maker(self, value: Value | None) -> Arrival | None:
+        """The visit of the call that made an object, if it is in sight."""
+        oid = self.oid(value)
+        made = self.visit.heap[oid].made if oid is not None else None
+        site = self.module.sites.get(made.uid) if made is not None else None
+        return next((a for a in site.arrivals if self.oid(a.visit.result) == oid), None) if site else None
+
     def base(self, value: Value | None) -> tuple[Oid, Model] | None:
         """The plain model under PEFT wrappers, with its identity."""
         oid = self.oid(value)

@@ -26,6 +26,13 @@ class Instance(Facts):
 
 
 @dataclass(frozen=True, slots=True)
+class Tokenizer(Instance):
+    """A tokenizer, and the model it is loaded for."""
+
+    source: Value | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Model(Facts):
     """An ``nn.Module`` that is not a PEFT wrapper, perhaps with adapter layers inside."""
 

@@ -70,7 +70,7 @@ def vocabulary() -> frozenset[str]:
 
 _EVERYDAY = frozenset(
     """
-    isinstance getattr setattr list tuple sorted iter enumerate filter map zip join exit quit _exit Path tqdm trange to
+    partial isinstance getattr setattr list tuple sorted iter enumerate filter map zip join exit quit _exit Path tqdm trange to
     cuda cpu eval half float bfloat16 double train modules children named_modules named_children __call__ step next
     super
     """.split()

@@ -39,9 +39,16 @@ def _fast_wrap(context: Context) -> Value:
     return wrap(context, context.arg("model"), None, "get_peft_model", trainable=True)
 
 
+def _settings(context: Context) -> Value:
+    return context.new(Instance(context.node, context.name))
+
+
 _MODEL = Spec(("model",), _model, recorded=False)
 
 FUNCTIONS = {
+    "accelerate.Accelerator": Spec((), _settings),
+    "accelerate.DeepSpeedPlugin": Spec(("hf_ds_config",), _settings),
+    "accelerate.FullyShardedDataParallelPlugin": Spec((), _settings),
     "accelerate.Accelerator.prepare": Spec((), _prepared),
     "accelerate.Accelerator.prepare_model": _MODEL,
     "accelerate.Accelerator.unwrap_model": _MODEL,

@@ -222,6 +222,7 @@ def _lora_layer_touch(context: Context) -> Value | None:
     return None
 
 
+_TUNER = Spec(("model", "peft_config", "adapter_name"))
 _LOAD = ("model", "model_id", "adapter_name", "is_trainable", "config", "autocast_adapter_dtype")
 
 FUNCTIONS = {
@@ -238,6 +239,7 @@ PATTERNS = {
     r"peft\.(PeftModel|PeftMixedModel)\w*\.from_pretrained": Spec(_LOAD, _from_pretrained),
     r"peft\.AutoPeftModel\w*\.from_pretrained": Spec(("model_id", "adapter_name", "is_trainable", "config"), _auto),
     r"peft\.(PeftModelFor\w+|PeftMixedModel)": Spec(("model", "peft_config", "adapter_name"), _get_peft_model),
+    r"peft\.(AdaLora|BOFT|Bone|FourierFT|HRA|IA3|LNTuning|LoHa|LoKr|Lora|Miss|OFT|Poly|RandLora|Shira|Vblora|Vera)Model": _TUNER,
     r"peft\.\w+Config\.from_pretrained": Spec(("pretrained_model_name_or_path",), _config_from_file),
     r"peft\.\w+Config": Spec(("task_type",), _config),
 }

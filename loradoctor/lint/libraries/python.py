@@ -127,6 +127,7 @@ FUNCTIONS = {
     "os.fspath": Spec(("object",), _same_text, recorded=_quiet),
     **dict.fromkeys(("builtins.exit", "builtins.quit", "sys.exit", "os._exit"), _STOP),
     **dict.fromkeys(("copy.deepcopy", "copy.copy"), Spec(("x",), _deepcopy, recorded=_quiet)),
+    "functools.partial": Spec(("func",)),
     "os.path.join": Spec((), _join, recorded=_quiet),
     **dict.fromkeys(("pathlib.Path", "pathlib.PurePath"), Spec((), _path, recorded=_quiet)),
 }

@@ -97,12 +97,14 @@ FUNCTIONS = {
     "safetensors.load_file": _file("load_file"),
     "safetensors.safe_open": _file("safe_open"),
     "safetensors.save_file": Spec(("tensors", "filename")),
+    "torch.distributed.init_process_group": Spec(("backend",)),
     "torch.compile": Spec(("module",), _shell),
     "torch.nn.DataParallel": Spec(("module",), _shell),
     "torch.nn.parallel.DataParallel": Spec(("module",), _shell),
     "torch.nn.parallel.DistributedDataParallel": Spec(("module",), _shell),
 }
 PATTERNS = {
+    r"torch\.distributed\.fsdp(\.\w+)*\.FullyShardedDataParallel": Spec(("module", "process_group"), _shell),
     r"torch\.optim\.(?!lr_scheduler|swa_utils)\w+(\.[A-Z]\w+)?": _OPTIMIZER,
     r"bitsandbytes\.(\w*Adam\w*|Lion\w*|Lamb\w*|SGD\w*|RMSprop\w*|Adagrad\w*)": _OPTIMIZER,
     r"transformers\.(AdamW|Adafactor)": _OPTIMIZER,
@@ -121,7 +123,11 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
         "load_state_dict": Spec(("state_dict", "strict"), _load_state_dict),
         "requires_grad_": Spec(("requires_grad",), _requires_grad),
     },
-    ("Model", "Peft"): {"__call__ forward generate": Spec()},
+    ("Model", "Peft"): {
+        "__call__ forward generate": Spec(),
+        "to cuda half float bfloat16 train": Spec(("argument",), _itself),
+        "eval": Spec((), _eval),
+    },
     ("Derived:submodule",): {"parameters": _derived("parameters"), "requires_grad_": Spec(("requires_grad",), _requires_grad)},
     ("Derived:parameter",): {"requires_grad_": Spec(("requires_grad",), _requires_grad), "to detach cpu cuda float": _ITSELF},
     ("Optimizer",): {"step": Spec(), "zero_grad state_dict": Spec(recorded=False), "add_param_group": Spec(("group",), _regroup)},

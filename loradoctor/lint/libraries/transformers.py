@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from loradoctor.lint.flow.facts import Instance, Model, Peft, Quantization, Trainer
-from loradoctor.lint.flow.values import Derived, Value
+from loradoctor.lint.flow.facts import Instance, Model, Peft, Quantization, Tokenizer, Trainer
+from loradoctor.lint.flow.values import Derived, Known, Value
 from loradoctor.lint.libraries.effects import UNDECIDED, Context, Spec, saved
 from loradoctor.lint.libraries.peft import quantization
 
@@ -18,6 +18,25 @@ def _load(context: Context) -> Value:
 
 def _instance(context: Context) -> Value:
     return context.new(Instance(context.node, context.name.removesuffix(".from_pretrained")))
+
+
+def _tokenizer(context: Context) -> Value:
+    source = context.arg("pretrained_model_name_or_path")
+    return context.new(Tokenizer(context.node, context.name.removesuffix(".from_pretrained"), source))
+
+
+def _chat_template(context: Context) -> Value | None:
+    """With `tokenize=False` a text that holds its special tokens, else ids or, since transformers 5, an encoding of them."""
+    if context.receiver is None:
+        return None
+    if context.known("tokenize") is False:
+        return Derived("chat_text", context.receiver)
+    plain = context.arg("return_dict") is None and context.arg("tokenize") in (None, Known(True))  # noqa: FBT003
+    return Derived("chat_encoding", context.receiver, str(context.node.uid)) if plain else None
+
+
+def _itself(context: Context) -> Value | None:
+    return context.receiver
 
 
 def _bits(context: Context) -> Value:
@@ -103,6 +122,8 @@ PATTERNS = {
     r"transformers\.(GPTQ|Awq|Hqq|Eetq|Aqlm|Quanto|TorchAo|FbgemmFp8|Vptq|CompressedTensors)Config": Spec((), _other_quantization),
     r"transformers\.\w*TrainingArguments": Spec(("output_dir",), _trainer_arguments),
     r"trl\.(SFT|DPO|GRPO|KTO|ORPO|CPO|Reward|PPO|RLOO|GKD|BCO|OnlineDPO)Config": Spec(("output_dir",), _trainer_arguments),
+    r"transformers\.\w*Tokenizer\w*\.from_pretrained": Spec(("pretrained_model_name_or_path",), _tokenizer),
+    r"transformers\.DataCollator\w+": Spec(("tokenizer", "mlm"), _instance),
     r"(transformers|diffusers)\.\w+\.from_pretrained": Spec(("pretrained_model_name_or_path",), _instance, recorded=False),
     r"(transformers|sentence_transformers|setfit)\.\w*Trainer": Spec(_TRAINER, trainer),
 }
@@ -113,13 +134,26 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
         "push_to_hub": Spec(("repo_id",)),
         "get_submodule": Spec((), _submodule, recorded=False),
         "merge_and_unload disable_adapter": Spec(),
-        "gradient_checkpointing_enable enable_input_require_grads resize_token_embeddings": Spec(),
+        "gradient_checkpointing_enable": Spec(("gradient_checkpointing_kwargs",)),
+        "resize_token_embeddings": Spec(("new_num_tokens", "pad_to_multiple_of")),
+        "enable_input_require_grads": Spec(),
     },
-    ("Peft",): {"gradient_checkpointing_enable enable_input_require_grads resize_token_embeddings": Spec()},
+    ("Peft",): {
+        "gradient_checkpointing_enable": Spec(("gradient_checkpointing_kwargs",)),
+        "resize_token_embeddings": Spec(("new_num_tokens", "pad_to_multiple_of")),
+        "enable_input_require_grads": Spec(),
+    },
+    ("Tokenizer",): {
+        "__call__": Spec(("text", "text_pair")),
+        "apply_chat_template": Spec(("conversation",), _chat_template),
+        "add_tokens": Spec(("new_tokens", "special_tokens")),
+        "add_special_tokens": Spec(("special_tokens_dict",)),
+    },
+    ("Derived:chat_encoding",): {"to cuda": Spec((), _itself, recorded=False)},
     ("Trainer",): {
         "train": Spec(("resume_from_checkpoint",), _train),
         "save_model": Spec(("output_dir",), _save_model),
         "evaluate predict push_to_hub save_state": Spec(),
     },
-    ("Unknown", "Instance"): {"save_pretrained push_to_hub": Spec(("save_directory",))},
+    ("Unknown", "Instance", "Tokenizer"): {"save_pretrained push_to_hub": Spec(("save_directory",))},
 }

@@ -124,6 +124,7 @@ def _command(
 def _lint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", default=["."], metavar="PATH", help="files, directories, or - for standard input (default: .)")
     parser.add_argument("--stdin-filename", metavar="NAME", help="what to call standard input; decides whether it is a notebook")
+    parser.add_argument("--documents", action="store_true", help="look into Markdown and reStructuredText below directories too")
     fixes = parser.add_argument_group("fixes")
     fixes.add_argument("--fix", action="store_true", help="repair what can be repaired without changing anything else")
     fixes.add_argument("--unsafe-fixes", action="store_true", help="repair also where the program may change otherwise")

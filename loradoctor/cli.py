@@ -170,6 +170,7 @@ def _settings(options: Namespace, start: str) -> Settings:
         ignore=options.ignore,
         extend_select=getattr(options, "extend_select", ()),
         fail_on=options.fail_on,
+        documents=getattr(options, "documents", False),
     )
 
 

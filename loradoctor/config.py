@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -26,6 +27,8 @@ class Settings:
     exclude: tuple[str, ...] = ()
     respect_gitignore: bool = True
     per_path_ignores: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    documents: bool = False
+    target_versions: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
     root: str | None = None
 
@@ -40,6 +43,7 @@ class Settings:
         ignore: Iterable[str] = (),
         extend_select: Iterable[str] = (),
         fail_on: Severity | str | None = None,
+        documents: bool = False,
     ) -> Settings:
         """These settings with what one run asks for; codes, names and code prefixes are accepted.
 
@@ -52,6 +56,7 @@ class Settings:
             self,
             select=None if chosen is None else chosen | extended,
             ignore=(self.ignore - extended) | _codes(list(ignore), "ignore"),
+            documents=self.documents or documents,
             fail_on=self.fail_on if fail_on is None else _severity(fail_on, "fail-on"),
         )
 
@@ -190,6 +195,17 @@ def _path_ignores(value: object, key: str) -> dict[str, frozenset[str]]:
     return {pattern: _codes(codes, f"{key}.{pattern}") for pattern, codes in value.items()}
 
 
+def _versions(value: object, key: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(v, str) and re.match(r"\d+(\.\d+)*$", v) for v in value.values()):
+        raise ConfigError(f'`{key}` must be a table of versions, as in `{{ peft = "0.17" }}`')
+    from loradoctor.lint.versions import LIBRARIES
+
+    unknown = next((name for name in value if name not in LIBRARIES), None)
+    if unknown is not None:
+        raise ConfigError(f"`{key}`: `{unknown}` is not one of {', '.join(f'`{name}`' for name in sorted(LIBRARIES))}")
+    return dict(value)
+
+
 _KEYS: Mapping[str, Callable[[object, str], object]] = {
     "select": _codes,
     "ignore": _codes,
@@ -198,5 +214,7 @@ _KEYS: Mapping[str, Callable[[object, str], object]] = {
     "exclude": _globs,
     "respect-gitignore": _flag,
     "per-path-ignores": _path_ignores,
+    "documents": _flag,
+    "target-versions": _versions,
     "python": _string,
 }

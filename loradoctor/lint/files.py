@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 SUFFIXES = (".py", ".ipynb")
+DOCUMENTS = (".md", ".mdx", ".rst", ".markdown")
 SKIPPED_DIRECTORIES = frozenset(
     [
         *(".bzr", ".cache", ".direnv", ".eggs", ".git", ".hg", ".idea", ".ipynb_checkpoints", ".mypy_cache", ".nox"),
@@ -139,6 +140,7 @@ class _Search:
     def __init__(self, settings: Settings, unreadable: list[Unreadable]) -> None:
         self.settings = settings
         self.unreadable = unreadable
+        self.suffixes = SUFFIXES + DOCUMENTS if settings.documents else SUFFIXES
 
     def above(self, directory: str) -> _Ignores:
         """What the ``.gitignore`` files between the repository's root and ``directory`` (not included) say."""
@@ -179,7 +181,7 @@ class _Search:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in SKIPPED_DIRECTORIES and not self.excluded(path + "/", ignores):
                     yield from self.directory(path, ignores)
-            elif entry.name.endswith(SUFFIXES) and entry.is_file() and not self.excluded(path, ignores):
+            elif entry.name.endswith(self.suffixes) and entry.is_file() and not self.excluded(path, ignores):
                 yield path
 
     def excluded(self, path: str, ignores: _Ignores) -> bool:

@@ -13,7 +13,7 @@ from loradoctor.lint.flow.facts import Facts, Model, Peft
 from loradoctor.lint.flow.machine import Machine
 from loradoctor.lint.flow.trace import Store, Trace, Visit
 from loradoctor.lint.flow.values import Known, Obj, Oid, Unknown, Value
-from loradoctor.lint.libraries import vocabulary
+from loradoctor.lint.libraries import WELL_KNOWN, vocabulary
 from loradoctor.lint.project import Project, Unit
 from loradoctor.lint.source import Source
 from loradoctor.lint.versions import Version, for_file
@@ -22,17 +22,20 @@ from loradoctor.lint.versions import parse as parse_version
 F = TypeVar("F", bound=Facts)
 
 
-def analyse(source: Source) -> Module:
-    """Parse, lower and execute a source. Raises :class:`loradoctor.lint.lower.ParseError`."""
+def analyse(source: Source, targets: Mapping[str, str] | None = None) -> Module:
+    """Parse, lower and execute a source; ``targets`` are library versions to write for.
+
+    Raises :class:`loradoctor.lint.lower.ParseError`.
+    """
     from loradoctor.lint import lower  # here, so that listing rules does not pay for libcst
 
     tree = lower.parse(source.text)
     program = lower.lower(tree)
     project = Project(source.path)
-    machine = Machine(program, vocabulary(), project)
+    machine = Machine(program, vocabulary(), project, WELL_KNOWN if source.kind == "markdown" else {})
     trace = machine.run()
     others = tuple(project.units.values())
-    return Module(source, tree, program, trace, frozenset(machine.imports), others=others)
+    return Module(source, tree, program, trace, frozenset(machine.imports), others=others, targets=targets or {})
 
 
 @dataclass(slots=True)

@@ -65,7 +65,7 @@ class Pipeline:
                     found = [_as_information(d) for d in found]
         except Exception as error:  # noqa: BLE001 -- one file that cannot be analysed must not end the run
             return Report().with_diagnostics(self.kept(path, [_failure(path, error)]))
-        errors = [_source_error(path, e) for e in broken]
+        errors = [_source_error(path, e, "block" if source.kind == "markdown" else "") for e in broken]
         if source.kind == "markdown":  # nobody promised that every block of a tutorial is a program
             errors = [replace(e, severity=Severity.INFO) for e in errors]
         return self._report(source, errors, found, analysed=module is not None)
@@ -165,17 +165,17 @@ def unreadable(path: str, reason: str) -> Diagnostic:
     return stamp(unreadable_file, finding, path)
 
 
-def _source_error(path: str, error: SourceError) -> Diagnostic:
+def _source_error(path: str, error: SourceError, part: str = "") -> Diagnostic:
     if error.code == unreadable_file.code:
         place = Location(path, _point(error))
         return stamp(unreadable_file, Finding(f"the file cannot be read: {error.message}", place, help="nothing in it was checked"), path)
     # The parser counts lines in the text it was given, which is not always the file.
     reason = re.sub(r"^error at \d+:\d+: ", "", error.message)
-    what = "file" if error.cell is None else "cell"
+    part = part or ("file" if error.cell is None else "cell")
     finding = Finding(
-        f"the {what} does not parse: {reason}",
+        f"the {part} does not parse: {reason}",
         Location(path, _point(error), error.cell),
-        help="nothing in it was checked" if error.cell is None else "this cell was not checked, the others were",
+        help="nothing in it was checked" if part == "file" else f"this {part} was not checked, the others were",
     )
     return stamp(unparsable_source, finding, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from bisect import bisect_right
 from codecs import BOM_UTF8, lookup
@@ -10,10 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from loradoctor.diagnostic import Edit, Location, Span
-from loradoctor.lint import files
+from loradoctor.lint import document, files
 
 _CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
+
+
+BLOCK = "__loradoctor_block__"
+"""Called in the text before every block of a document: tells the executor of a heading and of the names the block binds."""
 
 
 class SourceError(ValueError):
@@ -30,13 +35,19 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A code cell and the stretch of the text that it is; character for character the same length as its source."""
+    """A code cell and the stretch of the text that it is; character for character the same length as its source.
+
+    In a document it is a block: ``origin`` says for each of its lines where that begins in the document, and ``heading``
+    whether a heading stands before it.
+    """
 
     index: int
     start: int
     end: int
     source: str
     execution_count: int | None = None
+    origin: tuple[int, ...] = ()
+    heading: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,9 @@ class Source:
 
     @classmethod
     def from_bytes(cls, path: str, data: bytes) -> Source:
-        """The source with these bytes; a notebook when ``path`` says so. Raises :class:`SourceError`."""
+        """The source with these bytes; a notebook or document when ``path`` says so. Raises :class:`SourceError`."""
+        if path.endswith(document.SUFFIXES):
+            return _document(path, data)
         return _notebook(path, data) if path.endswith(".ipynb") else _module(path, data)
 
     @property
@@ -81,6 +94,8 @@ class Source:
     def location(self, start: int, end: int) -> Location:
         """Where ``text[start:end]`` stands in the file; in a notebook, in the cell it starts in."""
         cell = self._cell(start)
+        if cell and cell.origin:
+            return Location(self.path, Span(*self._in_document(cell, start), *self._in_document(cell, min(end, cell.end))))
         base, limit = (cell.start, max(start, cell.end)) if cell else (0, len(self.text))
         first, last = self._position(start, base), self._position(min(end, limit), base)
         return Location(self.path, Span(*first, *last), cell.index if cell else None)
@@ -88,6 +103,11 @@ class Source:
     def edit(self, start: int, end: int, text: str) -> Edit:
         """The edit that replaces ``text[start:end]``, in the file's bytes or in those of the cell's source."""
         cell = self._cell(start)
+        if cell and cell.origin:
+            whole = self.data.decode(self.encoding, "replace")
+            spots = (self._origin(cell, start), self._origin(cell, end))
+            first, last = (len(whole[:spot].encode(self.encoding)) for spot in spots)
+            return Edit(first, last, text, self.path)
         unit, base = (cell.source, cell.start) if cell else (self.text, 0)
         before, inside = unit[: start - base], unit[start - base : end - base]
         mark = len(BOM_UTF8) if not cell and self.data.startswith(BOM_UTF8) else 0
@@ -121,9 +141,33 @@ class Source:
                 parse(lead + text)
             except ParseError as error:
                 line = max(1, error.line - lead.count("\n"))
-                broken.append(SourceError(error.message, line, error.column, cell.index))
+                broken.append(self._in_cell(cell, error.message, line, error.column))
                 source = source.without_cell(cell.index)
         return source, broken
+
+    def _in_cell(self, cell: Cell, message: str, line: int, column: int) -> SourceError:
+        """A parse error in a cell: its lines are the cell's, those of a block are the document's."""
+        if not cell.origin:
+            return SourceError(message, line, column, cell.index)
+        spot = cell.origin[min(line, len(cell.origin)) - 1]
+        row = bisect_right(self._document_starts, spot)
+        return SourceError(message, row, spot - self._document_starts[row - 1] + column)
+
+    def _origin(self, cell: Cell, offset: int) -> int:
+        """Where an offset of the text is in the document (characters)."""
+        line, column = self._position(offset, cell.start)
+        return cell.origin[min(line, len(cell.origin)) - 1] + column - 1
+
+    def _in_document(self, cell: Cell, offset: int) -> tuple[int, int]:
+        spot = self._origin(cell, offset)
+        starts = self._document_starts
+        line = bisect_right(starts, spot)
+        return line, spot - starts[line - 1] + 1
+
+    @cached_property
+    def _document_starts(self) -> list[int]:
+        lines = self.data.decode(self.encoding, "replace").splitlines(keepends=True)
+        return [0, *itertools.accumulate(len(line) for line in lines)]
 
     def _cell(self, offset: int) -> Cell | None:
         if not self.cells:
@@ -202,3 +246,23 @@ def _notebook(path: str, data: bytes) -> Source:
         parts += [lead, text, "" if text.endswith("\n") else "\n"]
         length = start + len(text) + len(parts[-1])
     return Source(path, "notebook", data, "".join(parts), tuple(cells))
+
+
+def _document(path: str, data: bytes) -> Source:
+    from loradoctor.lint import notebook
+
+    text = data.decode("utf-8", "replace")
+    if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
+        raise SourceError("the bytes are not valid utf-8", 1, code="LD004")
+    parts: list[str] = []
+    cells: list[Cell] = []
+    length = 0
+    for number, block in enumerate(document.blocks(text)):
+        bound = sorted(set(re.findall(r"^[ \t]*([A-Za-z_]\w*)(?:[ \t]*,[ \t]*\w+)*[ \t]*=[^=]", block.text, re.MULTILINE)))
+        marker = f"{BLOCK}({block.heading}, {bound})\n"
+        code = notebook.mask(block.text)
+        start = length + len(marker)
+        cells.append(Cell(number, start, start + len(code), block.text, None, tuple(o for _, o in block.lines), block.heading))
+        parts += [marker, code]
+        length = start + len(code)
+    return Source(path, "markdown", data, "".join(parts), tuple(cells))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradoctor.lint import ir
@@ -73,10 +73,17 @@ class Scope:
 class Machine:
     """Runs one lowered program. ``trace`` holds what the rules will see."""
 
-    def __init__(self, program: ir.Program, vocabulary: frozenset[str], project: Project | None = None) -> None:
+    def __init__(
+        self,
+        program: ir.Program,
+        vocabulary: frozenset[str],
+        project: Project | None = None,
+        well_known: Mapping[str, str] | None = None,
+    ) -> None:
         self.program = program
         self.vocabulary = vocabulary
         self.project = project
+        self.well_known = well_known or {}
         self.modules: dict[str, int] = {}
         self.trace = Trace()
         self.scopes: dict[int, Scope] = {0: Scope(None, path=project.path if project else "")}
@@ -156,6 +163,8 @@ class Machine:
             return Ref(f"builtins.{name}")
         for module in self.stars:
             return Ref(canonical(f"{module}.{name}"))
+        if name in self.well_known:
+            return Ref(self.well_known[name])
         return Unknown(f"name:{name}")
 
     def bind(self, name: str, value: Value, scope: int, state: State) -> None:

@@ -28,6 +28,20 @@ _HARMLESS = _FLATTENED | frozenset(
 """Libraries whose calls do not rewire a model they are given, unless a table below says what they do."""
 
 
+WELL_KNOWN = {
+    name: f"{library}.{name}"
+    for library, names in {
+        "peft": "get_peft_model PeftModel LoraConfig PeftConfig AutoPeftModelForCausalLM PeftModelForCausalLM TaskType "
+        "prepare_model_for_kbit_training get_peft_model_state_dict set_peft_model_state_dict PromptTuningConfig IA3Config AdaLoraConfig",
+        "transformers": "Trainer TrainingArguments AutoModelForCausalLM AutoModelForSeq2SeqLM AutoModelForSequenceClassification "
+        "AutoModelForTokenClassification AutoTokenizer BitsAndBytesConfig DataCollatorForLanguageModeling",
+        "trl": "SFTTrainer SFTConfig DPOTrainer DPOConfig GRPOTrainer GRPOConfig",
+    }.items()
+    for name in names.split()
+} | {"torch": "torch", "__loradoctor_block__": "loradoctor.block"}
+"""What a name that nothing binds means in a document, whose imports often stand in another chapter."""
+
+
 @cache
 def canonical(dotted: str) -> str:
     """One name for every way to import a library object: ``peft.peft_model.PeftModel`` is ``peft.PeftModel``."""

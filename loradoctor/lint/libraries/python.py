@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loradoctor.lint.flow.facts import Model, Peft
+from loradoctor.lint.flow.facts import Model, Peft, Trainer
 from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Ref, Template, Unknown, Value, concat
 from loradoctor.lint.libraries.effects import Context, Spec, directory, of
 
@@ -56,6 +56,17 @@ def _setattr(context: Context) -> Value | None:
     model = receiver.source if isinstance(receiver, Derived) else receiver
     context.change(model, touched=context.node)  # model surgery: anything may have been replaced
     context.event("touched", model)
+    return None
+
+
+def _block(context: Context) -> Value | None:
+    """A block of a document begins: a heading, or a name it binds itself, parts it from the models before."""
+    heading, names = context.known("heading"), context.arg("names")
+    bound = {n.value for n in names.items if isinstance(n, Known)} if isinstance(names, Items) else set()
+    state = context.state
+    for key, value in list(state.vars.items()):
+        if isinstance(state.facts(value), (Model, Peft, Trainer)) and (heading is True or key[1] in bound):
+            del state.vars[key]
     return None
 
 
@@ -121,6 +132,7 @@ FUNCTIONS = {
     "builtins.isinstance": Spec(("object", "class"), _isinstance, recorded=_quiet),
     "builtins.getattr": Spec(("object", "name", "default"), _getattr, recorded=_quiet),
     "builtins.setattr": Spec(("object", "name", "value"), _setattr, recorded=_quiet),
+    "loradoctor.block": Spec(("heading", "names"), _block, recorded=_quiet),
     "shutil.rmtree": Spec(("path",), _rmtree, recorded=_quiet),
     "builtins.print": Spec((), _none, recorded=_quiet),
     "builtins.str": Spec(("object",), _same_text, recorded=_quiet),

@@ -185,7 +185,7 @@ def test_a_hub_id_is_no_path(adapter: Path, base: str) -> None:
     assert codes(adapter) == []
 
 
-@pytest.mark.parametrize("base", ["/gone/away", "./models/x", "../x", "~/x", "C:\\models\\x", "a/b/c"])
+@pytest.mark.parametrize("base", ["/gone/away", "./models/x", "../gone/x", "~/gone/x", "C:\\models\\x", "a/b/c"])
 def test_a_path_that_is_gone_is_a_warning(adapter: Path, base: str) -> None:
     setting(adapter, base_model_name_or_path=base)
     assert [(d.code, d.severity.value) for d in found(adapter)] == [("LD525", "warning")]

@@ -55,6 +55,11 @@ def test_a_block_that_binds_the_name_itself_starts_afresh(tmp_path: Path) -> Non
     assert codes(tmp_path, f"```python\n{WRAP}\n```\nOr:\n```python\n{LOAD.replace('again', 'model')}\n```\n") == []
 
 
+def test_a_name_that_nothing_binds_is_another_model_in_each_block(tmp_path: Path) -> None:
+    wrap = "peft_model = get_peft_model(model, LoraConfig())"
+    assert codes(tmp_path, f"```python\n{wrap}\n```\nOr:\n```python\n{wrap}\n```\n") == []
+
+
 @pytest.mark.parametrize("heading", ["## Loading", "Loading\n-------"])
 def test_a_heading_parts_models(tmp_path: Path, heading: str) -> None:
     assert codes(tmp_path, f"```python\n{WRAP}\n```\n\n{heading}\n\n```python\n{LOAD}\n```\n") == []

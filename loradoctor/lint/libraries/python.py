@@ -67,6 +67,8 @@ def _block(context: Context) -> Value | None:
     for key, value in list(state.vars.items()):
         if isinstance(state.facts(value), (Model, Peft, Trainer)) and (heading is True or key[1] in bound):
             del state.vars[key]
+    for oid in [o for o in state.heap if isinstance(o, str) and o.startswith("name:")]:
+        del state.heap[oid]  # a name that no block binds means another model in each
     return None
 
 

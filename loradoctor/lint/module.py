@@ -207,6 +207,12 @@ class Module:
         """Every attribute assignment."""
         return self.trace.stores
 
+    def around(self, node: ir.Node) -> list[ir.If]:
+        """The conditions that a node stands under in the text, outermost first."""
+        start, end = self.span(node)
+        found = [(self.span(s), s) for s in self._statements() if isinstance(s, ir.If)]
+        return [s for (first, last), s in sorted(found, key=lambda f: f[0]) if first <= start and end <= last]
+
     def happened(self, kind: str, oid: Oid | None) -> list[ir.Node]:
         """Where something happened to an object, on any path."""
         return [] if oid is None else self.trace.events.get((kind, oid), [])

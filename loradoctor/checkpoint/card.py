@@ -64,7 +64,7 @@ def _plain(value: object) -> object:
 def parameters(checkpoint: Checkpoint) -> int | None:
     """Elements that were trained, as `print_trainable_parameters` counts them; None where the file cannot tell."""
     method = checkpoint.tensor_method
-    if method.recomputed:
+    if method.recomputed or (checkpoint.faults and not checkpoint.tensors):
         return None
     return sum(
         checkpoint.tensors[key.name].count

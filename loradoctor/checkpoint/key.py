@@ -76,6 +76,8 @@ def _parse(name: str, method: Method, *, strip_module: bool) -> Key:
         problems.append("nested")
     if wrappers:
         problems.append("wrapper")
+    if not parts:
+        return Key(name, "", "", wrappers=tuple(wrappers), problems=tuple(problems))
     module, role, suffix, adapter = _role(parts, method)
     if depth == 0 and role and not method.prompt and parts[0] != "base_model":
         problems.append("no-prefix")

@@ -195,6 +195,14 @@ class Module:
         name = self.source.path.replace("\\", "/").rpartition("/")[2]
         return not self.imports.isdisjoint(("pytest", "unittest")) or name.startswith("test_") or name.endswith("_test.py")
 
+    def ran(self, node: ir.Node) -> bool | None:
+        """Whether the notebook's stored outputs show that the cell of ``node`` ran, failed (False), or neither (None)."""
+        index = self.source.cell_of(self.span(node)[0]) if self.unit(node).source is self.source else None
+        cell = next((c for c in self.source.cells if c.index == index), None)
+        if cell is None or cell.execution_count is None:
+            return None
+        return not cell.failed
+
     def left_out(self, text: str) -> bool:
         """Whether a cell that was left out of the notebook, because it does not parse, mentions ``text``."""
         return any(

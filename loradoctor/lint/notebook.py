@@ -37,11 +37,12 @@ class NotebookError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CodeCell:
-    """A code cell: its place among all cells, its source, and its number in the last run or None."""
+    """A code cell: its place among all cells, its source, its number in the last run or None, and whether that run failed."""
 
     index: int
     source: str
     execution_count: int | None
+    failed: bool
 
 
 def code_cells(data: bytes) -> tuple[CodeCell, ...]:
@@ -67,7 +68,8 @@ def code_cells(data: bytes) -> tuple[CodeCell, ...]:
         if isinstance(source, list):
             source = "".join(line for line in source if isinstance(line, str))
         count = cell.get("execution_count", cell.get("prompt_number"))
-        found.append(CodeCell(index, source if isinstance(source, str) else "", count if isinstance(count, int) else None))
+        text, number = source if isinstance(source, str) else "", count if isinstance(count, int) else None
+        found.append(CodeCell(index, text, number, _failed(cell.get("outputs"))))
     return tuple(found)
 
 
@@ -78,6 +80,11 @@ def _cells(notebook: dict[str, object]) -> list[object]:
         worksheets = notebook.get("worksheets")
         holder = worksheets[0] if isinstance(worksheets, list) and worksheets else None
     return holder.get("cells") if isinstance(holder, dict) else None  # type: ignore[return-value]
+
+
+def _failed(outputs: object) -> bool:
+    """Whether the stored output of a cell ends in an exception."""
+    return isinstance(outputs, list) and any(isinstance(o, dict) and o.get("output_type") in ("error", "pyerr") for o in outputs)
 
 
 def _is_python(metadata: object) -> bool:

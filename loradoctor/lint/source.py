@@ -46,6 +46,7 @@ class Cell:
     end: int
     source: str
     execution_count: int | None = None
+    failed: bool = False
     origin: tuple[int, ...] = ()
     heading: bool = False
 
@@ -242,7 +243,7 @@ def _notebook(path: str, data: bytes) -> Source:
         text = notebook.mask(one.source)
         lead = _lead(text)
         start = length + len(lead)
-        cells.append(Cell(one.index, start, start + len(text), one.source, one.execution_count))
+        cells.append(Cell(one.index, start, start + len(text), one.source, one.execution_count, one.failed))
         parts += [lead, text, "" if text.endswith("\n") else "\n"]
         length = start + len(text) + len(parts[-1])
     return Source(path, "notebook", data, "".join(parts), tuple(cells))
@@ -262,7 +263,7 @@ def _document(path: str, data: bytes) -> Source:
         marker = f"{BLOCK}({block.heading}, {bound})\n"
         code = notebook.mask(block.text)
         start = length + len(marker)
-        cells.append(Cell(number, start, start + len(code), block.text, None, tuple(o for _, o in block.lines), block.heading))
+        cells.append(Cell(number, start, start + len(code), block.text, None, False, tuple(o for _, o in block.lines), block.heading))
         parts += [marker, code]
         length = start + len(code)
     return Source(path, "markdown", data, "".join(parts), tuple(cells))

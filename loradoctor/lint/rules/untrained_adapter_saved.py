@@ -40,22 +40,34 @@ def untrained_adapter_saved(module: Module) -> Iterator[Finding]:
     """
     if not module.program.words.isdisjoint(("backward", "step", "train_step", "training_step")) or module.left_out(".train("):
         return
+    failed = [site.node for site in module.calls("train") if module.ran(site.node) is False]
     trained = {
-        trainer.model for site in module.calls("train") for a in site.arrivals if (trainer := a.facts(a.receiver, Trainer)) is not None
+        trainer.model
+        for site in module.calls("train")
+        for a in site.arrivals
+        if site.node not in failed and (trainer := a.facts(a.receiver, Trainer)) is not None
     }
     for site in module.calls("save_pretrained", "push_to_hub", "save_model"):
         for arrival in site.arrivals:
             wrapper = _saved(arrival)
-            if wrapper is None or wrapper in trained or not _fresh(module, arrival, wrapper):
-                continue
-            trainer_made = _idle_trainer(module, wrapper)
-            if trainer_made is None:
+            if wrapper is None or wrapper in trained or not _fresh(module, arrival, wrapper, failed):
                 continue
             facts = arrival.facts(wrapper, Peft)
+            made = module.related(facts.made if facts else None, "the adapter is made here, and adds nothing yet")
+            if failed and module.ran(site.node):
+                yield site.finding(
+                    "an adapter is saved although its training failed: the notebook keeps the exception",
+                    related=(*made, *module.related(failed[0], "this cell's stored output ends in an exception")),
+                    help="what was saved is the fresh adapter, which changes nothing; repair the training cell and run both again",
+                )
+                break
+            trainer_made = _idle_trainer(module, wrapper)
+            if trainer_made is None or failed:
+                continue
             yield site.finding(
                 "an adapter is saved that was never trained: `train()` is not called on its trainer",
                 related=(
-                    *module.related(facts.made if facts else None, "the adapter is made here, and adds nothing yet"),
+                    *made,
                     *module.related(trainer_made, "this trainer never runs"),
                 ),
                 help="the file loads without complaint and changes nothing; call `trainer.train()` before saving",
@@ -69,13 +81,14 @@ def _saved(arrival: Arrival) -> Value | None:
     return value if arrival.facts(value, Peft) else None
 
 
-def _fresh(module: Module, arrival: Arrival, wrapper: Value) -> bool:
+def _fresh(module: Module, arrival: Arrival, wrapper: Value, failed: list[ir.Call]) -> bool:
     facts = arrival.facts(wrapper, Peft)
     if facts is None or facts.how != "get_peft_model" or facts.touched or facts.filled or facts.gutted:
         return False
     config = arrival.facts(facts.config, Config)
     ready_made = config is None or config.get("init_lora_weights") not in (None, Known(True))  # noqa: FBT003
-    return not ready_made and not any(module.happened(kind, arrival.oid(wrapper)) for kind in ("trained", "filled", "touched"))
+    changed = [node for kind in ("trained", "filled", "touched") for node in module.happened(kind, arrival.oid(wrapper))]
+    return not ready_made and all(node in failed for node in changed)
 
 
 def _idle_trainer(module: Module, wrapper: Value) -> ir.Node | None:

@@ -74,7 +74,7 @@ def test_a_byte_order_mark_is_reported_and_read_past(tmp_path: Path) -> None:
     assert [f.data["cause"] for f in config.faults] == ["bom"]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(FIELDS, VALUE, max_size=6), st.sampled_from(["LORA", "ADALORA", "IA3", None]))
 def test_no_value_of_any_field_crashes_a_rule(tmp_path: Path, raw: dict[str, Any], peft_type: str | None) -> None:
     pytest.importorskip("safetensors")

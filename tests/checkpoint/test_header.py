@@ -127,6 +127,6 @@ def read_or_cause(path: Path) -> set[str] | str:
 def test_many_tensors_take_linear_time(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(file({f"layer.{i}": entry(4 * i, 4 * i + 4) for i in range(50_000)}, bytes(200_000)))
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(read_header(path).tensors) == 50_000
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15

@@ -51,7 +51,7 @@ def theirs(raw: dict[str, object], name: str) -> bool:
     return bool(utils.check_target_module_exists(config, name))
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(configs(), st.lists(module, min_size=1, max_size=6))
 def test_the_verdict_is_pefts(raw: dict[str, object], modules: list[str]) -> None:
     for name in modules:

@@ -234,6 +234,9 @@ def _forward_check(checkpoint: Checkpoint, answer: Mapping[str, Any]) -> Check:
     if not ran:
         reason = str(answer.get("forward_error", "PEFT does not load the adapter onto this base"))
         return Check(checkpoint.path, FORWARD, "not-run", reason)
+    if ran["difference"] is None:
+        reason = "there is nothing to merge; the effect is the largest absolute difference of the first output in float32"
+        return Check(checkpoint.path, FORWARD, "not-run", reason, effect=ran["effect"])
     # float32 noise of a whole model is about 1e-6; one percent of the adapter's own effect is where it starts to matter.
     bound = max(1e-5, 0.01 * ran["effect"])
     status = "passed" if ran["difference"] <= bound else "failed"

@@ -1,7 +1,8 @@
-"""Ask the torch side: start it under an interpreter, hand it a request, wait no longer than agreed. Standard library only."""
+"""Ask the torch side: start it under an interpreter, hand it requests, wait no longer than agreed. Standard library only."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import json
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,21 +41,35 @@ def ask(
 ) -> dict[str, Any]:
     """The torch side's answer to ``request`` (see ``session.py``), from ``python`` or this interpreter.
 
-    ``timeout`` is in seconds. Raises :class:`TorchSideMissing`, :class:`TorchSideFailed` or :class:`BadInterpreter`.
+    ``timeout`` is in seconds. The child stays for the next request, because its imports take seconds; after a failure it is
+    stopped. Raises :class:`TorchSideMissing`, :class:`TorchSideFailed` or :class:`BadInterpreter`.
     """
-    interpreter = python or sys.executable
     if python is None:
         # An interpreter without torch would only be started to say so.
         absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if absent:
             raise TorchSideMissing(_missing(absent[0], python))
-    with tempfile.TemporaryFile() as errors, _started(interpreter, errors) as child:
-        answer = _converse(child, request, timeout, progress)
-        if answer is None:
-            raise TorchSideFailed(_death(child, errors))
+    interpreter = python or sys.executable
+    # Whether the hub may be asked is settled when its client library is imported, so it is part of which child this is.
+    kind = (interpreter, bool(request.get("online")))
+    child = _running.pop(kind, None)
+    if child is None or not child.alive:
+        child = _Child(interpreter)
+    try:
+        answer = child.converse(request, timeout, progress)
+    except BaseException:
+        child.stop()
+        raise
+    _running[kind] = child
     if "missing" in answer:
         raise TorchSideMissing(_missing(str(answer["missing"]), python))
     return answer
+
+
+def close() -> None:
+    """Stop every child that waits for another request."""
+    while _running:
+        _running.popitem()[1].stop()
 
 
 def _missing(library: str, python: str | None) -> str:
@@ -62,77 +77,90 @@ def _missing(library: str, python: str | None) -> str:
     return f"{where}: pip install 'loradoctor[torch]'"
 
 
-@contextlib.contextmanager
-def _started(interpreter: str, errors: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONWARNINGS", "PYTHONSTARTUP")}
-    try:
-        child = subprocess.Popen(
-            [interpreter, str(ENTRY)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-            start_new_session=os.name == "posix",
-        )
-    except OSError as error:
-        raise BadInterpreter(f"`{interpreter}` cannot be started: {(error.strerror or str(error)).lower()}") from error
-    try:
-        yield child
-    finally:
-        _stop(child)
+class _Child:
+    """One child process and the thread that reads its answers."""
 
-
-def _stop(child: subprocess.Popen[str]) -> None:
-    if child.poll() is None:
-        with contextlib.suppress(OSError):
-            # Its whole session: a library may have started helpers that would outlive it.
-            if os.name == "posix":
-                os.killpg(child.pid, signal.SIGKILL)
-            else:
-                child.kill()
-    child.wait()
-    for stream in (child.stdin, child.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
-
-
-def _converse(
-    child: subprocess.Popen[str], request: Mapping[str, Any], timeout: float, progress: Callable[[str], None] | None
-) -> dict[str, Any] | None:
-    """The result, or None when the child ended without one. Raises :class:`TorchSideFailed` at the time limit."""
-    assert child.stdin is not None  # noqa: S101 -- opened as a pipe above
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(json.dumps(request))
-        child.stdin.close()
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_pump, args=(child, lines), daemon=True).start()
-    deadline = time.monotonic() + timeout
-    stage = "starting"
-    while True:
+    def __init__(self, interpreter: str) -> None:
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONWARNINGS", "PYTHONSTARTUP")}
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in stop()
         try:
-            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            raise TorchSideFailed(f"did not finish within {timeout:g} s (it was {stage}); `--timeout` gives it longer") from None
-        if line is None:
-            return None
-        event = _event(line)
-        if "result" in event:
-            return dict(event["result"])
-        stage = str(event.get("progress", stage))
-        if progress is not None and "progress" in event:
-            progress(stage)
+            self._process = subprocess.Popen(
+                [interpreter, str(ENTRY)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                env=environment,
+                start_new_session=os.name == "posix",
+            )
+        except OSError as error:
+            self._errors.close()
+            raise BadInterpreter(f"`{interpreter}` cannot be started: {(error.strerror or str(error)).lower()}") from error
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._pump, daemon=True)
+        self._reader.start()
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
-def _pump(child: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
-    assert child.stdout is not None  # noqa: S101 -- opened as a pipe above
-    with contextlib.suppress(ValueError, OSError):
-        for line in child.stdout:
-            lines.put(line)
-    lines.put(None)
+    def converse(self, request: Mapping[str, Any], timeout: float, progress: Callable[[str], None] | None) -> dict[str, Any]:
+        """The result for ``request``. Raises :class:`TorchSideFailed` at the time limit and when the child ends without one."""
+        assert self._process.stdin is not None  # noqa: S101 -- opened as a pipe above
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        deadline = time.monotonic() + timeout
+        stage = "starting"
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise TorchSideFailed(f"did not finish within {timeout:g} s (it was {stage}); `--timeout` gives it longer") from None
+            if line is None:
+                raise TorchSideFailed(self._last_words())
+            event = _event(line)
+            if "result" in event:
+                return dict(event["result"])
+            stage = str(event.get("progress", stage))
+            if progress is not None and "progress" in event:
+                progress(stage)
+
+    def stop(self) -> None:
+        """End the process with everything it started; a second call does nothing."""
+        if self.alive:
+            with contextlib.suppress(OSError):
+                # Its whole session: a library may have started helpers that would outlive it.
+                if os.name == "posix":
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                else:
+                    self._process.kill()
+        self._process.wait()
+        self._reader.join(timeout=1)
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def _pump(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 -- opened as a pipe above
+        with contextlib.suppress(ValueError, OSError):
+            for line in self._process.stdout:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def _last_words(self) -> str:
+        try:
+            status = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return "closed its output before it answered"
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - TAIL))
+        said = [line.strip() for line in self._errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        how = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"{how} before it answered" + (f": {said[-1][:200]}" if said else "")
 
 
 def _event(line: str) -> dict[str, Any]:
@@ -144,13 +172,5 @@ def _event(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _death(child: subprocess.Popen[str], errors: IO[bytes]) -> str:
-    try:
-        status = child.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        status = None
-    size = errors.seek(0, os.SEEK_END)
-    errors.seek(max(0, size - TAIL))
-    said = [line.strip() for line in errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    how = f"ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
-    return f"{how} before it answered" + (f": {said[-1][:200]}" if said else "")
+_running: dict[tuple[str, bool], _Child] = {}
+atexit.register(close)

@@ -63,10 +63,22 @@ def _load(base: Base, directory: str) -> tuple[Any, Outcome]:
     except Exception as error:  # noqa: BLE001 -- a config that PEFT refuses is an outcome
         return None, Outcome(error_type=type(error).__name__, error=str(error).strip())
     defer_init(config)
+    disarm(config)
     return load(base, directory, config)
 
 
+def disarm(config: Any) -> None:
+    """Take from an adapter's config what would make PEFT import a module that the config names."""
+    # peft/tuners/lora/tp_layer.py imports `megatron_core` by name when `megatron_config` is set; an adapter is somebody's upload.
+    if getattr(config, "megatron_config", None):
+        config.megatron_config = None
+
+
 def _weights(request: dict[str, Any], adapter: dict[str, Any], base: Base) -> tuple[BaseWeights, str]:
+    quantized = getattr(base.model.config, "quantization_config", None)
+    if quantized:
+        name = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", None)
+        return BaseWeights({}), f"the base is quantized ({getattr(name, 'value', name)}): merging would change its weights anyway"
     try:
         weights = BaseWeights.at(_directory(request, adapter))
         if not weights:
@@ -122,8 +134,9 @@ def _forward(request: dict[str, Any], base: Base, directory: str, progress: Prog
     progress("running the whole model")
     try:
         config = peft.PeftConfig.from_pretrained(directory)
-        online = bool(request.get("online"))
-        return {"forward": compare(request["base"], base.class_name, directory, config, online=online)}
+        disarm(config)
+        online, labels = bool(request.get("online")), request.get("num_labels")
+        return {"forward": compare(request["base"], base.class_name, directory, config, online=online, num_labels=labels)}
     except Exception as error:  # noqa: BLE001 -- informational: why it could not run is all there is to say
         text = str(error).strip().split("\n")[0]
         return {"forward_error": f"{type(error).__name__}: {text}"}

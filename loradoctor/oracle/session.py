@@ -1,11 +1,11 @@
-"""One request in, one result out: what the child process does with its standard streams.
+"""Requests in, results out: what the child process does with its standard streams.
 
-The request is one JSON object on standard input::
+A request is a line of standard input that holds one JSON object::
 
     {"adapter": DIR, "base": DIR or ID, "online": bool, "merge": bool, "forward": bool, "num_labels": int or null}
 
 The answer is a line of JSON per event on what was standard output when the process started: ``{"progress": text}`` any number
-of times, then one ``{"result": {...}}``. Everything that libraries print goes to standard error.
+of times, then one ``{"result": {...}}``. Everything that libraries print goes to standard error. The process ends with its input.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ Progress = Callable[[str], None]
 
 
 def main() -> int:
-    """Serve the request on standard input; the exit status is 0 whenever a result was written."""
+    """Serve the requests on standard input, one after the other; an exception ends the process and is its last word."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    request = json.load(sys.stdin)
 
     def send(event: dict[str, Any]) -> None:
         answers.write(json.dumps(event) + "\n")
         answers.flush()
 
-    _prepare(online=bool(request.get("online")))
-    send({"result": serve(request, lambda text: send({"progress": text}))})
+    for line in sys.stdin:
+        request = json.loads(line)
+        _prepare(online=bool(request.get("online")))
+        send({"result": serve(request, lambda text: send({"progress": text}))})
     answers.close()
     # Some native libraries crash while the interpreter shuts down; the answer is already out.
     sys.stderr.flush()

@@ -63,13 +63,17 @@ def build(kind, table, base, tmp_path):
 
 @pytest.mark.parametrize("kind", MERGING)
 def test_merging_is_proven(examine, base, tmp_path, kind):
-    result = examine(build(kind, MERGING, base, tmp_path))
+    result = examine(build(kind, MERGING, base, tmp_path), forward=True)
     merge = result.check("merge-equivalence")
     assert result.check("loads").status == "passed", result.check("loads")
     assert merge.status == "passed", merge
     assert merge.measured <= merge.bound <= 2e-5
     assert merge.effect > 1e-4
     assert not [code for code in result.codes if code.startswith("LD8")]
+    # The whole model, an independent witness: what the layers prove shows in its outputs.
+    forward = result.check("forward")
+    assert forward.status == "passed", forward
+    assert forward.effect > 100 * forward.measured
 
 
 CANNOT = {

@@ -26,8 +26,9 @@ def scale_b(factor):
 
 
 def test_layer_replication_adds_every_copys_update(examine, tmp_path):
-    result = examine(adapter(tmp_path, zoo.lora(layer_replication=[[0, 2], [1, 2]])))
+    result = examine(adapter(tmp_path, zoo.lora(layer_replication=[[0, 2], [1, 2]])), forward=True)
     assert result.codes == ["LD805"]
+    assert result.check("forward").status == "failed"
     assert result.only().data["count"] == 6
     assert result.check("merge-equivalence").status == "failed"
 
@@ -40,8 +41,9 @@ def test_layer_replication_without_repetition_is_sound(examine, tmp_path):
 
 @pytest.mark.parametrize(("target", "other"), [("lm_head", "model.embed_tokens"), ("embed_tokens", "lm_head")])
 def test_tied_target(examine, tmp_path, target, other):
-    result = examine(adapter(tmp_path, zoo.lora(target_modules=["q_proj", target]), tie_word_embeddings=True))
+    result = examine(adapter(tmp_path, zoo.lora(target_modules=["q_proj", target]), tie_word_embeddings=True), forward=True)
     assert result.codes == ["LD806"]
+    assert result.check("forward").status == "failed"
     assert result.only().data["shared_with"] == [other]
     assert result.check("merge-equivalence").status == "failed"
 

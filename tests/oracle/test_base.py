@@ -165,3 +165,13 @@ def test_a_quantized_base_is_not_compared(examine, good, base, tmp_path):
     result = examine(good, base=str(tmp_path / "int8"))
     assert result.check("merge-equivalence").status == "not-run"
     assert "quantized" in result.check("merge-equivalence").reason
+
+
+def test_a_base_that_declares_quantization_is_not_compared(examine, good, base, tmp_path):
+    shutil.copytree(base, tmp_path / "nf4")
+    raw = json.loads((base / "config.json").read_text())
+    quantization = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "nf4" / "config.json").write_text(json.dumps({**raw, "quantization_config": quantization}))
+    result = examine(good, base=str(tmp_path / "nf4"))
+    assert result.check("loads").status == "passed"
+    assert "quantized (bitsandbytes)" in result.check("merge-equivalence").reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,9 +11,16 @@ import pytest
 
 from loradoctor.checkpoint.layout import TargetError
 from loradoctor.checkpoint.run import CheckOptions, check_many
-from loradoctor.oracle.client import BadInterpreter, TorchSideFailed, TorchSideMissing, ask
+from loradoctor.oracle.client import BadInterpreter, TorchSideFailed, TorchSideMissing, ask, close
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def no_child_left():
+    close()
+    yield
+    close()
 
 
 def interpreter(path: Path, script: str) -> str:
@@ -99,3 +107,38 @@ def test_nothing_of_the_working_directory_is_imported(good, base, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     request = {"adapter": str(good), "base": str(base), "merge": False}
     assert ask(request, python=None, timeout=120)["loads"]["status"] == "fully"
+
+
+def test_the_child_stays_for_the_next_adapter(good, base):
+    request = {"adapter": str(good), "base": str(base), "merge": True}
+    first = ask(request, python=None, timeout=120)
+    started = time.monotonic()
+    second = ask(request, python=None, timeout=120)
+    # Its imports alone take more than a second.
+    assert time.monotonic() - started < 1
+    assert first == second
+
+
+def test_a_child_that_failed_is_not_asked_again(good, base, tmp_path):
+    flaky = interpreter(tmp_path / "python", f'test -e {tmp_path}/once && exec {sys.executable} "$@"; touch {tmp_path}/once; exit 3')
+    request = {"adapter": str(good), "base": str(base), "merge": False}
+    with pytest.raises(TorchSideFailed, match="status 3"):
+        ask(request, python=flaky, timeout=120)
+    assert ask(request, python=flaky, timeout=120)["loads"]["status"] == "fully"
+
+
+def test_an_adapter_that_crashes_the_child_does_not_reach_the_next(good, base, tmp_path):
+    with pytest.raises(TorchSideFailed, match="FileNotFoundError"):
+        ask({"adapter": str(tmp_path / "vanished"), "base": str(base)}, python=None, timeout=120)
+    assert ask({"adapter": str(good), "base": str(base)}, python=None, timeout=120)["loads"]["status"] == "fully"
+
+
+@pytest.mark.evidence
+@pytest.mark.skipif("LORADOCTOR_OLD_PYTHON" not in os.environ, reason="LORADOCTOR_OLD_PYTHON names no interpreter")
+def test_the_users_own_peft_judges(good):
+    found = report(good, python=os.environ["LORADOCTOR_OLD_PYTHON"])
+    assert found.subjects[0].facts["torch_side"]["peft"].startswith("0.17.")
+    assert {c.name: c.status for c in found.checks if c.name in ("loads", "merge-equivalence")} == {
+        "loads": "passed",
+        "merge-equivalence": "passed",
+    }

@@ -127,8 +127,9 @@ def test_target_name_that_the_base_does_not_have(examine, good, tmp_path):
 def test_a_classification_head_decides_the_number_of_labels(examine, base, tmp_path):
     model = zoo.llama(tmp_path / "other", cls="LlamaForSequenceClassification", num_labels=3)
     path = zoo.adapter(tmp_path / "a", model, zoo.lora(task_type="SEQ_CLS"), base=base)
-    result = examine(path)
+    result = examine(path, forward=True)
     assert result.codes == []
+    assert result.check("forward").status == "passed"
     assert "LlamaForSequenceClassification" in result.check("loads").reason
 
 
@@ -150,9 +151,10 @@ def test_prompt_learning_loads_and_has_nothing_to_merge(examine, base, tmp_path)
     from peft import PromptTuningConfig
 
     config = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-    result = examine(zoo.adapter(tmp_path / "a", zoo.llama(tmp_path / "other"), config, base=base))
+    result = examine(zoo.adapter(tmp_path / "a", zoo.llama(tmp_path / "other"), config, base=base), forward=True)
     assert result.check("loads").status == "passed"
     assert result.check("merge-equivalence").status == "not-run"
+    assert result.check("forward").effect > 0
     assert [(d.code, d.severity.value) for d in result.report.diagnostics if d.code == "LD804"] == [("LD804", "info")]
 
 
@@ -162,3 +164,10 @@ def test_a_leftover_adapter_name_is_one_finding_however_it_loads(examine, good, 
     assert result.codes == ["LD603"]
     assert result.check("loads").status == "failed"
     assert result.check("merge-equivalence").status == "vacuous"
+
+
+def test_no_module_named_by_the_config_is_imported(examine, good, tmp_path, monkeypatch):
+    (tmp_path / "hostile_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = zoo.edited(good, tmp_path / "a", config={"megatron_config": {"a": 1}, "megatron_core": "hostile_module"})
+    assert examine(path).check("loads").status == "passed"

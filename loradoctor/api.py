@@ -22,6 +22,7 @@ def lint(
     ignore: Iterable[str] = (),
     extend_select: Iterable[str] = (),
     fail_on: Severity | str | None = None,
+    documents: bool = False,
     config: Path | None = None,
     isolated: bool = False,
 ) -> Report:
@@ -35,7 +36,7 @@ def lint(
 
     listed = _listed(paths)
     settings = _settings(listed, config, isolated=isolated)
-    chosen = settings.overridden(select=select, ignore=ignore, extend_select=extend_select, fail_on=fail_on)
+    chosen = settings.overridden(select=select, ignore=ignore, extend_select=extend_select, fail_on=fail_on, documents=documents)
     return run(listed, chosen)
 
 

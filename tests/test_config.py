@@ -25,6 +25,8 @@ def test_every_key(tmp_path):
         respect-gitignore = false
         python = "python3.12"
         per-path-ignores = { "tests/**" = ["LD004"] }
+        documents = true
+        target-versions = { peft = "0.17.1" }
         """,
     )
     assert load(str(tmp_path)) == Settings(
@@ -34,6 +36,8 @@ def test_every_key(tmp_path):
         exclude=("vendor/**",),
         respect_gitignore=False,
         per_path_ignores={"tests/**": frozenset({"LD004"})},
+        documents=True,
+        target_versions={"peft": "0.17.1"},
         python="python3.12",
         root=str(tmp_path),
     )
@@ -99,6 +103,8 @@ def test_a_named_file_must_exist(tmp_path):
         ("python = ''", "`python` must be a string that is not empty"),
         ("per-path-ignores = []", "`per-path-ignores` must be a table of patterns"),
         ("per-path-ignores = { 'a' = ['nope'] }", "`per-path-ignores.a`: no rule is called `nope`"),
+        ("target-versions = { peft = 1 }", "`target-versions` must be a table of versions"),
+        ("target-versions = { pfet = '1' }", "`target-versions`: `pfet` is not one of `accelerate`"),
         ("x = [", "is not TOML: .*; `--isolated` runs without it"),
     ],
 )

@@ -66,12 +66,12 @@ def test_missing_torch_is_an_error_when_the_base_is_insisted_on(good, base, tmp_
 
 def test_a_hanging_child_is_stopped_with_its_helpers(tmp_path):
     marker = tmp_path / "survivor"
-    hanging = interpreter(tmp_path / "python", f"(sleep 3; touch {marker}) & sleep 60")
+    hanging = interpreter(tmp_path / "python", f"(sleep 4; touch {marker}) & sleep 60")
     started = time.monotonic()
     with pytest.raises(TorchSideFailed, match=r"did not finish within 0\.5 s"):
         ask({}, python=hanging, timeout=0.5)
-    assert time.monotonic() - started < 3
-    time.sleep(3.2)
+    assert time.monotonic() - started < 4
+    time.sleep(4.2)
     assert not marker.exists()
 
 
@@ -111,11 +111,12 @@ def test_nothing_of_the_working_directory_is_imported(good, base, tmp_path, monk
 
 def test_the_child_stays_for_the_next_adapter(good, base):
     request = {"adapter": str(good), "base": str(base), "merge": True}
-    first = ask(request, python=None, timeout=120)
     started = time.monotonic()
+    first = ask(request, python=None, timeout=120)
+    between = time.monotonic()
     second = ask(request, python=None, timeout=120)
-    # Its imports alone take more than a second.
-    assert time.monotonic() - started < 1
+    # The imports are nearly all of the first answer's time.
+    assert time.monotonic() - between < (between - started) / 2
     assert first == second
 
 

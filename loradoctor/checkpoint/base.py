@@ -43,7 +43,8 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
         return Evidence(base=found, checks=_not_run(checkpoint, options, obstacle), named=named)
     wanted = options.merge and not _vacuous(checkpoint)
     request = {
-        "adapter": str(checkpoint.directory),
+        # The child keeps the directory it was started in, whatever this process does later.
+        "adapter": str(checkpoint.directory.absolute()),
         "base": found,
         "online": options.online,
         "merge": wanted,

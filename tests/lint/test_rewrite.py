@@ -185,7 +185,7 @@ def test_a_file_that_vanished_meanwhile_is_told(file: Path) -> None:
 
 
 def test_a_refused_fix_is_told_with_its_finding(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipelines, "_analyse", analysed)
+    monkeypatch.setattr(pipelines, "_analyse", lambda source, **_: analysed(source))
     monkeypatch.setattr(pipelines.Pipeline, "_rules", lambda _: (replacing("LD901", "torch", "("),))
     outcome = fix()
     assert file.read_text() == BUG

@@ -8,6 +8,7 @@ from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.methods import UNKNOWN
 from loradoctor.checkpoint.values import readable
 from loradoctor.diagnostic import Check, Diagnostic, Severity
+from loradoctor.registry import family
 
 _CODES = {
     "files": ("LD50", "LD51"),
@@ -28,14 +29,14 @@ def of(checkpoint: Checkpoint, found: Iterable[Diagnostic], *, ran: frozenset[st
     named = {e.name for e in entries}
     for name in ("loads", "merge-equivalence"):
         if name not in named:
-            entries.append(_not_asked(checkpoint, name, asked=asked))
+            entries.append(_not_asked(checkpoint, name, _proves_nothing(checkpoint, found, ran), asked=asked))
     return tuple(entries)
 
 
-def _not_asked(checkpoint: Checkpoint, name: str, *, asked: bool) -> Check:
+def _not_asked(checkpoint: Checkpoint, name: str, vacuous: str | None, *, asked: bool) -> Check:
     """The entry of a check that only the torch side can do, when it was not asked or said nothing."""
-    if name == "merge-equivalence" and (reason := _proves_nothing(checkpoint)):
-        return Check(checkpoint.path, name, "vacuous", reason)
+    if name == "merge-equivalence" and vacuous:
+        return Check(checkpoint.path, name, "vacuous", vacuous)
     return Check(
         checkpoint.path,
         name,
@@ -44,7 +45,13 @@ def _not_asked(checkpoint: Checkpoint, name: str, *, asked: bool) -> Check:
     )
 
 
-def _proves_nothing(checkpoint: Checkpoint) -> str | None:
+def _proves_nothing(checkpoint: Checkpoint, found: list[Diagnostic], ran: frozenset[str]) -> str | None:
+    """Why equality of merged and unmerged would mean nothing; rules that were switched off are asked all the same."""
+    errors = [d for d in found if d.severity is Severity.ERROR and d.code.startswith(("LD5", "LD6", "LD7"))]
+    if errors:
+        return errors[0].message
+    if all(rule.code in ran for rule in family("checkpoint")):
+        return None
     try:
         return checkpoint.structurally_broken or checkpoint.effectless
     except Exception:  # noqa: BLE001 -- a rule that crashed is LD002 already

@@ -52,36 +52,55 @@ def effect(modules: Sequence[ModuleMerge]) -> float | None:
 def summarise(subject: str, modules: Sequence[ModuleMerge]) -> Check:
     """The ``merge-equivalence`` entry for these modules: ``passed`` only when every one was computed and agreed.
 
-    ``measured`` is the largest relative difference of outputs in float64, ``bound`` what float64 explains, ``effect`` the
-    norm of the
-    update over that of the weights.
+    ``measured`` is the largest relative difference of outputs in float64 and ``bound`` what float64 explains, or, when the merge
+    failed for another reason, that reason's own number and limit; ``effect`` is the norm of the update over that of the weights.
     """
-    differences = [m for m in modules if m.difference is not None]
-    worst = max(differences, key=lambda m: (m.difference or 0.0) / (m.bound or 1.0), default=None)
-    measured, bound = (worst.difference, worst.bound) if worst else (None, None)
     strength = effect(modules)
-    status, reason = _verdict(modules, strength)
+    status, reason, worst = _verdict(modules, strength)
+    measured, bound = worst or _difference(modules)
     return Check(subject, NAME, status, reason, measured, bound, strength)
 
 
-def _verdict(modules: Sequence[ModuleMerge], strength: float | None) -> tuple[str, str]:
-    count = len(modules)
-    share = lost(modules)
-    bad = [m for m in modules if m.status in BAD or m.overflow or (m.rounding or 0.0) > ROUNDING_LIMIT]
+def _difference(modules: Sequence[ModuleMerge]) -> tuple[float | None, float | None]:
+    known = [(m.difference, m.bound) for m in modules if m.difference is not None and m.bound]
+    return max(known, key=lambda pair: pair[0] / pair[1], default=(None, None))
+
+
+def _verdict(modules: Sequence[ModuleMerge], strength: float | None) -> tuple[str, str, tuple[float, float] | None]:
+    if not modules:
+        return "not-run", "no adapted module was found", None
     cannot = [m for m in modules if m.status in CANNOT]
     skipped = [m for m in modules if m.status == "not-run"]
-    if not modules:
-        return "not-run", "no adapted module was found"
     if strength is not None and strength <= NOISE and not (cannot or skipped) and not any(m.overflow for m in modules):
-        return "vacuous", "the adapter changes no weight of this base, so equal outputs prove nothing"
-    if bad:
-        return "failed", f"{len(bad)} of {count} modules give another output once merged, first `{bad[0].module}`"
-    if share is not None and share > LOST_ERROR:
-        return "failed", f"{share:.0%} of the update is lost when the merged weights are stored as {modules[0].dtype}"
+        return "vacuous", "the adapter changes no weight of this base, so equal outputs prove nothing", None
+    if failure := _failure(modules):
+        return "failed", *failure
     if cannot:
-        return "not-run", f"{len(cannot)} of {count} modules cannot be merged: {cannot[0].reason}"
+        return "not-run", f"{len(cannot)} of {len(modules)} modules cannot be merged: {cannot[0].reason}", None
     if skipped:
-        return "not-run", f"{len(skipped)} of {count} modules could not be compared: {skipped[0].reason}"
+        return "not-run", f"{len(skipped)} of {len(modules)} modules could not be compared: {skipped[0].reason}", None
+    share = lost(modules)
     kept = f"; {share:.1%} of the update is lost when stored as {modules[0].dtype}" if share is not None else ""
-    plural = "module" if count == 1 else "modules"
-    return "passed", f"{count} {plural} merged one by one in float64, outputs relative to each other{kept}"
+    plural = "module" if len(modules) == 1 else "modules"
+    return "passed", f"{len(modules)} {plural} merged one by one in float64, outputs relative to each other{kept}", None
+
+
+def _failure(modules: Sequence[ModuleMerge]) -> tuple[str, tuple[float, float] | None] | None:
+    """Why the merge fails, with the number that shows it and the limit it exceeds; None for the difference of outputs."""
+    count = len(modules)
+    bad = [m for m in modules if m.status in BAD]
+    overflow = [m for m in modules if m.overflow]
+    rounded = [m for m in modules if (m.rounding or 0.0) > ROUNDING_LIMIT]
+    share = lost(modules)
+    if bad:
+        return f"{len(bad)} of {count} modules give another output once merged, first `{bad[0].module}`", None
+    if overflow:
+        elements = sum(m.overflow for m in overflow)
+        return f"{elements} merged weights overflow {overflow[0].dtype} in {len(overflow)} of {count} modules", (elements, 0.0)
+    if rounded:
+        ratio = max(m.rounding or 0.0 for m in rounded)
+        reason = f"{len(rounded)} of {count} modules are stored further from the exact merge than rounding explains"
+        return reason, (ratio, ROUNDING_LIMIT)
+    if share is not None and share > LOST_ERROR:
+        return f"{share:.0%} of the update is lost when the merged weights are stored as {modules[0].dtype}", (share, LOST_ERROR)
+    return None

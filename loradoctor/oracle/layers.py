@@ -83,8 +83,10 @@ def examine(layers: Mapping[str, nn.Module], bystanders: Sequence[str] = ()) -> 
         _storage(results, layers, exact)
         _release(exact)
         for result in results:
-            if result.status == "shared" and not result.update:
-                result.status = "equal"
+            if result.status == "shared":
+                # What merging does to the module without adapter: its weight moves by the whole update.
+                result.difference = result.effect
+                result.status = "shared" if result.update else "equal"
         return results
 
 

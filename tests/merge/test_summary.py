@@ -28,12 +28,13 @@ def test_one_bad_module_fails(status):
     assert "`model.q`" in check.reason
 
 
-def test_overflow_fails():
-    assert summarise("a", [module(overflow=3)]).status == "failed"
-
-
-def test_a_lost_update_fails():
-    assert summarise("a", [module(lost=0.7)]).status == "failed"
+@pytest.mark.parametrize(
+    ("fields", "measured", "bound"),
+    [({"overflow": 3}, 3, 0), ({"lost": 0.7}, 0.7, 0.5), ({"rounding": 9.0}, 9.0, 2.0), ({"status": "shared", "difference": 0.3}, 0.3, 1e-12)],
+)
+def test_a_failure_shows_its_own_number_beyond_its_own_bound(fields, measured, bound):
+    check = summarise("a", [module(), module(**fields)] if "lost" not in fields else [module(**fields)])
+    assert (check.status, check.measured, check.bound) == ("failed", pytest.approx(measured), bound)
 
 
 def test_part_of_the_modules_is_not_enough():

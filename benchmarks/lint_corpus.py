@@ -153,7 +153,8 @@ def score(labels: list[Label], findings: list[Diagnostic], root: Path, available
         print(f"  {label.verdict:11} {label.pattern:24} {label.place}\n    {label.reason}")
     print("\nfound on a place labelled ok")
     for label, finding in false:
-        print(f"  {label.pattern:24} {label.place}\n    {describe(finding).removeprefix(f"{root}/")}\n    {label.reason}")
+        place = describe(finding).removeprefix(f"{root}/")
+        print(f"  {label.pattern:24} {label.place}\n    {place}\n    {label.reason}")
     return explained
 
 

@@ -197,7 +197,9 @@ class Module:
 
     def ran(self, node: ir.Node) -> bool | None:
         """Whether the notebook's stored outputs show that the cell of ``node`` ran, failed (False), or neither (None)."""
-        index = self.source.cell_of(self.span(node)[0]) if self.unit(node).source is self.source else None
+        if self.source.kind != "notebook" or self.unit(node).source is not self.source:
+            return None
+        index = self.source.cell_of(self.span(node)[0])
         cell = next((c for c in self.source.cells if c.index == index), None)
         if cell is None or cell.execution_count is None:
             return None

@@ -24,7 +24,8 @@ def native_adapter_api(module: Module) -> Iterator[Finding]:
 
     `AutoModel….from_pretrained` on an adapter's directory, and `load_adapter` or `add_adapter` on a model of transformers,
     give a transformers model with adapter layers inside, not a `PeftModel`. It has no `merge_and_unload` and no
-    `print_trainable_parameters`: the call ends in an `AttributeError`. Wrapping such a model again mixes both adapters.
+    `print_trainable_parameters`: the call ends in an `AttributeError`. Wrapped with `get_peft_model`, it loses the first
+    adapter; wrapped with `PeftModel.from_pretrained` and merged, it can no longer be saved.
 
     ```python
     from transformers import AutoModelForCausalLM
@@ -101,23 +102,35 @@ def _wrapped_again(module: Module) -> Iterator[Finding]:
 
     def carried(arrival: Arrival) -> Model | None:
         facts = arrival.facts(arrival.arg("model"), Model)
-        if facts is None or facts.source is None or facts.touched or not facts.cls.startswith("transformers."):
+        if facts is None or facts.source is None or facts.touched or facts.merged or not facts.cls.startswith("transformers."):
             return None
-        loads = arrival.visit.name.endswith("from_pretrained")
-        if loads and facts.merged is None and facts.source == arrival.arg("model_id") and arrival.arg("subfolder") is None:
-            return facts
+        if arrival.visit.name.endswith("from_pretrained"):
+            same = facts.source == arrival.arg("model_id") and arrival.arg("subfolder") is None
+            return facts if same and _merged_and_saved(arrival) else None
         kept = arrival.visit.heap.get(directory(facts.source) or "")
-        own = isinstance(kept, Directory) and kept.adapter is not None and kept.merged is None and facts.merged is None
-        saved_by = module.sites.get(kept.adapter.uid) if isinstance(kept, Directory) and kept.adapter else None
-        return facts if not loads and own and saved_by and saved_by.name in ("save_pretrained", "save_model") else None
+        saved_by = module.sites.get(kept.adapter.uid) if isinstance(kept, Directory) and kept.adapter and not kept.merged else None
+        return facts if saved_by is not None and saved_by.name in ("save_pretrained", "save_model") else None
 
     for site in module.calls("peft.PeftModel*", "peft.get_peft_model"):
         found = site.sometimes(carried)
         facts = carried(found) if found else None
-        if facts is not None:
-            yield site.finding(
-                "a model that was loaded from an adapter's directory, adapter included, is wrapped",
-                related=module.related(facts.made, "transformers finds the adapter here and puts it in"),
-                help="the layers of transformers' own loading are inside already and both get mixed up, or the first is lost; load the "
-                "base model from its own directory",
+        if facts is None:
+            continue
+        loads = site.name.endswith("from_pretrained")
+        yield site.finding(
+            "a model that was loaded from an adapter's directory, adapter included, is wrapped",
+            related=module.related(facts.made, "transformers finds the adapter here and puts it in"),
+            help=(
+                "transformers takes the merged model for one with an adapter, and saving it raises `UnboundLocalError`"
+                if loads
+                else "the second wrapping loses the first adapter"
             )
+            + "; load the base model from its own directory",
+        )
+
+
+def _merged_and_saved(loading: Arrival) -> bool:
+    """Whether the model is merged and saved later: until then, loading the adapter twice does no harm."""
+    oid = loading.oid(loading.arg("model"))
+    saves = (a for site in loading.module.calls("save_pretrained", "push_to_hub") for a in site.arrivals)
+    return any(a.oid(a.receiver) == oid and (f := a.facts(a.receiver, Model)) is not None and f.merged is not None for a in saves)

@@ -62,7 +62,7 @@ def weights_mutating_init(module: Module) -> Iterator[Finding]:
             method = _method(config)
             if config is None or method is None or not isinstance(config.made, ir.Call) or site.node.uid in reported:
                 continue
-            if facts is None or facts.how == "from_pretrained" or _replaces_itself(arrival, facts):
+            if facts is None or facts.how == "from_pretrained" or _replaces_itself(arrival, facts) or _base_is_kept(arrival):
                 continue
             reported.add(site.node.uid)
             yield site.finding(
@@ -81,6 +81,13 @@ def _method(config: Config | None) -> str | None:
 def _replaces_itself(arrival: Arrival, facts: Peft) -> bool:
     """Whether the adapter's own weights are loaded back."""
     return arrival.visit.name == "load_adapter" and arrival.arg("adapter_name") in facts.adapters
+
+
+def _base_is_kept(arrival: Arrival) -> bool:
+    """Whether the changed base is taken out to be saved beside the adapter, which then belongs to it."""
+    oid = arrival.oid(arrival.visit.result)
+    saves = arrival.module.calls("save_pretrained", "push_to_hub")
+    return arrival.visit.name == "unload" and any(a.oid(a.receiver) == oid for s in saves for a in s.arrivals)
 
 
 def _on_quantized(module: Module) -> Iterator[Finding]:

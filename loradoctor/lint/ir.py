@@ -6,38 +6,35 @@ the module; only :mod:`loradoctor.lint.lower` looks inside a ``ref``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
+from loradoctor.lint.record import node
 
-@dataclass(slots=True, eq=False)
+
+@node
 class Node:
     """Anything lowered; compared by identity."""
 
     uid: int
-    ref: object = field(repr=False)
+    ref: object
 
 
 class Expr(Node):
     """An expression."""
 
-    __slots__ = ()
-
 
 class Stmt(Node):
     """A statement."""
 
-    __slots__ = ()
 
-
-@dataclass(slots=True, eq=False)
+@node
 class Name(Expr):
     """A variable."""
 
     id: str
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Attr(Expr):
     """``value.name``."""
 
@@ -45,31 +42,31 @@ class Attr(Expr):
     name: str
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Const(Expr):
     """A literal whose value is known."""
 
     value: object
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Text(Expr):
     """An f-string: literal parts and expressions in order."""
 
     parts: tuple[str | Expr, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Arg:
     """One argument of a call; ``star`` is ``"*"`` or ``"**"`` for unpacked ones. ``ref`` is the whole argument."""
 
     value: Expr
     name: str | None
     star: str
-    ref: object = field(repr=False)
+    ref: object
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Call(Expr):
     """A call."""
 
@@ -77,7 +74,7 @@ class Call(Expr):
     args: tuple[Arg, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Sequence(Expr):
     """A list, tuple or set display."""
 
@@ -85,14 +82,14 @@ class Sequence(Expr):
     items: tuple[Expr, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Mapping(Expr):
     """A dict display; a key of None is ``**value``."""
 
     items: tuple[tuple[Expr | None, Expr], ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Param:
     """A parameter; ``star`` as in :class:`Arg`."""
 
@@ -102,7 +99,7 @@ class Param:
     keyword_only: bool
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Lambda(Expr):
     """A lambda."""
 
@@ -110,14 +107,14 @@ class Lambda(Expr):
     body: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Not(Expr):
     """``not value``."""
 
     value: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class BoolOp(Expr):
     """``left and right``, ``left or right``."""
 
@@ -126,7 +123,7 @@ class BoolOp(Expr):
     right: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Compare(Expr):
     """A comparison with one operator; longer chains are :class:`Opaque`."""
 
@@ -135,7 +132,7 @@ class Compare(Expr):
     right: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Choice(Expr):
     """``body if test else orelse``."""
 
@@ -144,7 +141,7 @@ class Choice(Expr):
     orelse: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Subscript(Expr):
     """``value[index]``; a slice has no index."""
 
@@ -152,7 +149,7 @@ class Subscript(Expr):
     index: Expr | None
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Binary(Expr):
     """An arithmetic expression."""
 
@@ -161,7 +158,7 @@ class Binary(Expr):
     right: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Walrus(Expr):
     """``(target := value)``."""
 
@@ -169,7 +166,7 @@ class Walrus(Expr):
     value: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Comprehension(Expr):
     """A comprehension or generator expression: element(s), then ``(target, iterable, conditions)`` clauses."""
 
@@ -178,28 +175,28 @@ class Comprehension(Expr):
     clauses: tuple[tuple[Expr, Expr, tuple[Expr, ...]], ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Star(Expr):
     """``*value`` in a display or target."""
 
     value: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Yield(Expr):
     """``yield value``."""
 
     value: Expr | None
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Opaque(Expr):
     """Anything else: its parts are evaluated, its value is unknown."""
 
     parts: tuple[Expr, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Assign(Stmt):
     """``target = … = value``; an annotated assignment without a value is not lowered."""
 
@@ -207,7 +204,7 @@ class Assign(Stmt):
     value: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Augment(Stmt):
     """``target op= value``."""
 
@@ -215,14 +212,14 @@ class Augment(Stmt):
     value: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Evaluate(Stmt):
     """An expression whose value is dropped."""
 
     value: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class If(Stmt):
     """A conditional."""
 
@@ -231,7 +228,7 @@ class If(Stmt):
     orelse: tuple[Stmt, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class For(Stmt):
     """A for loop."""
 
@@ -241,7 +238,7 @@ class For(Stmt):
     orelse: tuple[Stmt, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class While(Stmt):
     """A while loop."""
 
@@ -250,7 +247,7 @@ class While(Stmt):
     orelse: tuple[Stmt, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class With(Stmt):
     """A with statement: ``(context, target)`` pairs."""
 
@@ -258,7 +255,7 @@ class With(Stmt):
     body: tuple[Stmt, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Handler:
     """An ``except`` clause."""
 
@@ -266,7 +263,7 @@ class Handler:
     body: tuple[Stmt, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Try(Stmt):
     """A try statement."""
 
@@ -276,7 +273,7 @@ class Try(Stmt):
     final: tuple[Stmt, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Case:
     """A ``case``: the names its pattern binds, its literal or None, its guard, its body."""
 
@@ -286,7 +283,7 @@ class Case:
     body: tuple[Stmt, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Match(Stmt):
     """A match statement."""
 
@@ -294,7 +291,7 @@ class Match(Stmt):
     cases: tuple[Case, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Function(Stmt):
     """A function definition. ``words`` are all identifiers in it, ``generator`` whether it yields."""
 
@@ -306,7 +303,7 @@ class Function(Stmt):
     words: frozenset[str]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Class(Stmt):
     """A class definition."""
 
@@ -316,14 +313,14 @@ class Class(Stmt):
     decorators: tuple[Expr, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Return(Stmt):
     """``return value``."""
 
     value: Expr | None
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Leave(Stmt):
     """``break``, ``continue`` or ``raise`` (whose expression, if any, is ``value``)."""
 
@@ -331,28 +328,28 @@ class Leave(Stmt):
     value: Expr | None
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Import(Stmt):
     """Names bound to dotted names; ``from m import *`` binds ``"*"`` to ``m``."""
 
     bindings: tuple[tuple[str, str], ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Delete(Stmt):
     """``del target, …``."""
 
     targets: tuple[Expr, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Assert(Stmt):
     """``assert test``."""
 
     test: Expr
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Outer(Stmt):
     """``global`` or ``nonlocal`` names."""
 
@@ -360,7 +357,7 @@ class Outer(Stmt):
     names: tuple[str, ...]
 
 
-@dataclass(slots=True, eq=False)
+@node
 class Program:
     """A lowered module: its statements, the numbers of its first and last node, and all identifiers in it."""
 
@@ -369,6 +366,6 @@ class Program:
     last: int
     words: frozenset[str]
 
-    def holds(self, node: Node) -> bool:
+    def holds(self, part: Node) -> bool:
         """Whether a node is of this program."""
-        return self.first <= node.uid <= self.last
+        return self.first <= part.uid <= self.last

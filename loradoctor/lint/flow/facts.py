@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import ClassVar
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow.values import Oid, Value
+from loradoctor.lint.record import record
 
 Site = ir.Node
 """Where something happened: the call or statement that did it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Facts:
     """Base of all facts; ``made`` is where the object came from, None when that is out of sight."""
 
+    field_names: ClassVar[tuple[str, ...]]
     made: Site | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Instance(Facts):
     """An object of some class: a library's by name, or one of this file's."""
 
     cls: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tokenizer(Instance):
     """A tokenizer, and the model it is loaded for."""
 
     source: Value | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Model(Facts):
     """An ``nn.Module`` that is not a PEFT wrapper, perhaps with adapter layers inside."""
 
@@ -57,7 +59,7 @@ class Model(Facts):
         return self.injected is not None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Waiting:
     """An adapter that went into a PEFT model by ``how`` (``load``, ``add``, ``combine``) and has not been activated since."""
 
@@ -66,7 +68,7 @@ class Waiting:
     site: ir.Call
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Peft(Facts):
     """A PEFT wrapper around ``base``; ``adapters`` are their names, ``shell`` what was put around it last."""
 
@@ -89,7 +91,7 @@ class Peft(Facts):
     shell: Site | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Config(Facts):
     """An adapter configuration."""
 
@@ -104,14 +106,14 @@ class Config(Facts):
         return dict(self.fields).get(name)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Quantization(Facts):
     """A quantization configuration; ``bits`` is ``"4-bit"``, ``"8-bit"``, another method's name, or None when undecided."""
 
     bits: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Trainer(Facts):
     """A trainer and the model it was built with."""
 
@@ -122,7 +124,7 @@ class Trainer(Facts):
     trained: Site | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Directory(Facts):
     """A directory this path has saved to: where an adapter, and where a merged model, was written into it."""
 
@@ -130,7 +132,7 @@ class Directory(Facts):
     merged: Site | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Optimizer(Facts):
     """An optimizer, the model whose parameters it was given, and the adapter that model carried then."""
 

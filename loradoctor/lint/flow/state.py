@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TypeVar
 
 from loradoctor.lint.flow.facts import Config, Facts, Model, Optimizer, Peft, Trainer
 from loradoctor.lint.flow.values import Obj, Oid, Unknown, Value
 from loradoctor.lint.ir import Node
+from loradoctor.lint.record import replace
 
 F = TypeVar("F", bound=Facts)
 
@@ -69,7 +69,7 @@ class State:
         facts = self.heap.get(oid) if oid is not None else None
         if oid is not None and facts is not None:
             fitting = {k: v for k, v in changes.items() if hasattr(facts, k)}
-            self.heap[oid] = replace(facts, **fitting)  # type: ignore[arg-type]
+            self.heap[oid] = replace(facts, **fitting)
 
 
 def merge_equal(states: list[State], limit: int) -> tuple[list[State], bool]:
@@ -140,7 +140,7 @@ def _shape(state: State) -> object:
     heap, names = _tracked(state)
     plain = {"made", "source", "cls", "fields", "config", "touched"}
     return (
-        frozenset((oid, *(_plain(getattr(f, n)) for n in f.__slots__ if n not in plain)) for oid, f in heap.items()),
+        frozenset((oid, *(_plain(getattr(f, n)) for n in f.field_names if n not in plain)) for oid, f in heap.items()),
         frozenset(names.items()),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Facts
 from loradoctor.lint.flow.values import Oid, Unknown, Value
+from loradoctor.lint.record import record
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Binding:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Visit:
     """One arrival at a call on one path: what was called on what with which arguments, and the heap at that moment."""
 
@@ -43,7 +44,7 @@ class Visit:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Store:
     """``receiver.name = value`` on one path."""
 

@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from loradoctor.lint import ir
+from loradoctor.lint.record import record
 
 Oid = tuple[int, int] | str
 """The identity of a heap object: the node that made it and how many it had made before; or the key of an unknown value."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Value:
     """Base of all abstract values."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Unknown(Value):
     """A value nothing is known of but its identity: two unknowns with one key are the same value."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Known(Value):
     """A literal."""
 
     value: object
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ref(Value):
     """Something of a library, by its canonical dotted name (``peft.PeftModel.from_pretrained``), or a builtin."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Obj(Value):
     """An object on the heap."""
 
     oid: Oid
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Items(Value):
     """A list, tuple or set whose items are known."""
 
@@ -52,7 +52,7 @@ class Items(Value):
     items: tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Table(Value):
     """A dict; ``complete`` when every key is known."""
 
@@ -64,14 +64,14 @@ class Table(Value):
         return next((v for k, v in reversed(self.items) if k == key and type(k) is type(key)), None)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Template(Value):
     """A string built of parts: two with equal parts are the same string."""
 
     parts: tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Derived(Value):
     """Something taken out of another value: the ``parameters`` or ``state_dict`` of a model, a file's content, an attribute."""
 
@@ -80,16 +80,16 @@ class Derived(Value):
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Function(Value):
     """A function of this file with the scope it closes over; ``owner`` is the class it was defined in."""
 
-    node: ir.Function | ir.Lambda = field(hash=True)
+    node: ir.Function | ir.Lambda
     scope: int
     owner: UserClass | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UserClass(Value):
     """A class of this file; its attributes live in scope ``scope``."""
 
@@ -98,14 +98,14 @@ class UserClass(Value):
     bases: tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UserModule(Value):
     """A module of this project; its names live in scope ``scope``."""
 
     scope: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Method(Value):
     """``receiver.name`` before it is called; ``function`` when it is defined in this file."""
 
@@ -114,7 +114,7 @@ class Method(Value):
     function: Function | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Super(Value):
     """``super()`` in a method of ``owner`` called on ``receiver``."""
 

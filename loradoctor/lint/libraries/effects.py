@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from loradoctor.lint import ir
@@ -11,6 +10,7 @@ from loradoctor.lint.flow.facts import Config, Directory, Facts, Instance, Model
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.trace import Binding
 from loradoctor.lint.flow.values import Derived, Known, Obj, Oid, Template, Unknown, Value
+from loradoctor.lint.record import record, replace
 
 if TYPE_CHECKING:
     from loradoctor.lint.flow.machine import Machine
@@ -23,7 +23,7 @@ UNDECIDED = object()
 """What :meth:`Context.known` gives for an argument whose value is not known."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Spec:
     """One library call: parameter names in order, its effect (None: nothing but an unknown result), and whether rules see it."""
 
@@ -32,7 +32,7 @@ class Spec:
     recorded: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Context:
     """A library call being made on one path."""
 

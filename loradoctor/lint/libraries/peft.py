@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from loradoctor.lint.flow.facts import Config, Model, Peft, Waiting
 from loradoctor.lint.flow.values import Derived, Known, Unknown, Value
 from loradoctor.lint.libraries.effects import MISSING, Context, Spec, as_model, of, saved
+from loradoctor.lint.record import replace
 
 PROMPT_CONFIGS = frozenset(
     f"peft.{name}Config" for name in ("PromptTuning", "PrefixTuning", "PromptEncoder", "MultitaskPromptTuning", "CPT", "Cartridge")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from loradoctor.lint.flow.facts import Model, Peft, Trainer
 from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Ref, Template, Unknown, Value, concat
 from loradoctor.lint.libraries.effects import Context, Spec, directory, of
+from loradoctor.lint.record import replace
 
 
 def _pass_on(context: Context) -> Value | None:

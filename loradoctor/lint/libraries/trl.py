@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from loradoctor.lint.flow.facts import Model, Peft
 from loradoctor.lint.flow.values import NONE, Items, Known, Unknown, Value
 from loradoctor.lint.libraries.effects import Context, Spec
 from loradoctor.lint.libraries.peft import wrap
 from loradoctor.lint.libraries.transformers import trainer
+from loradoctor.lint.record import replace
 
 _PARAMS = {
     "DPO": ("model", "ref_model", "args"),

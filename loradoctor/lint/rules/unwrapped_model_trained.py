@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from loradoctor.diagnostic import Finding, Fix, Severity
 from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Model, Peft, Trainer
 from loradoctor.lint.flow.values import NONE, Value
 from loradoctor.lint.module import Arrival, Module, Site
+from loradoctor.lint.record import replace
 from loradoctor.rule import rule
 
 _WRAPPERS = ("get_peft_model", "mixed")

@@ -67,7 +67,8 @@ def unused(arrival: Arrival, how: str) -> tuple[Waiting, ...]:
     facts = arrival.facts(receiver, Peft)
     if facts is None or facts.touched or facts.gutted or facts.how == "mixed" or arrival.module.is_test:
         return ()
-    if arrival.arg("adapter_names") is not None or arrival.module.happened("activated", arrival.oid(receiver)):
+    # A `**batch` could hold anything, but nobody passes `adapter_names` without the word being in the file.
+    if "adapter_names" in arrival.visit.binding.values or arrival.module.happened("activated", arrival.oid(receiver)):
         return ()
     settled = all(isinstance(name, Known) for name in facts.adapters)
     return tuple(w for w in facts.waiting if w.how == how) if settled else ()

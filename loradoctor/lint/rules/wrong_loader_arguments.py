@@ -56,7 +56,7 @@ def wrong_loader_arguments(module: Module) -> Iterator[Finding]:
             yield site.finding(message, help=advice, related=module.related(place, story))
     for site in module.calls("transformers.*"):
         written = site.argument("peft_config") if site.name.endswith(".from_pretrained") else None
-        if written is not None and site.sometimes(lambda a: a.facts(a.visit.result, Model) is not None):
+        if written is not None and not site.name.split(".")[-2].endswith(("Config", "Tokenizer", "Processor")):
             yield site.finding(
                 f"`peft_config` is passed to `{site.name.split('.')[-2]}.from_pretrained`",
                 help="the model's constructor does not know it: `TypeError`; load the model, then call `get_peft_model(model, peft_config)`",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.lint.test_flow import expected, findings
 
 IMPORTS = """
@@ -101,6 +102,11 @@ PROGRAMS = {
         m = get_peft_model(base(), cfg)
         Trainer(model=m).train()
         m.add_adapter("b", cfg)
+    """,
+    "a frozen adapter and a new one that nothing activates is one finding": """
+        m = PeftModel.from_pretrained(base(), "a")  #! LD104
+        m.add_adapter("b", cfg)
+        Trainer(model=m).train()
     """,
     "a frozen adapter and a new one": """
         m = loaded()

@@ -52,6 +52,8 @@ def second_adapter_not_trained(module: Module) -> Iterator[Finding]:
             facts = arrival.facts(model, Peft)
             if facts is None or facts.touched or facts.unfrozen or facts.gutted or facts.how in ("mixed", "unseen"):
                 continue
+            if facts.trainable is False:  # loaded frozen and trained: that comes first, and has a rule of its own
+                continue
             if module.happened("activated", arrival.oid(model)):
                 continue
             for waiting in facts.waiting:

@@ -6,7 +6,6 @@ A pin that leaves the newest version open (``peft>=0.14``) says nothing; an exac
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -102,6 +101,8 @@ def _requirements(place: Path) -> Iterator[tuple[str, str]]:
 
 
 def _of_pyproject(text: str) -> list[str]:
+    import tomllib  # costs as much as ten rules
+
     try:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):

@@ -510,3 +510,10 @@ def test_many_branches_end() -> None:
 
 def test_recursion_ends() -> None:
     assert findings("def again(m):\n    return again(get_peft_model(m, cfg))\nagain(base())\n") == {}
+
+
+def test_every_pattern_of_a_library_table_begins_with_the_names_of_libraries() -> None:
+    from loradoctor.lint.libraries import _tables
+
+    _, patterns, _ = _tables()
+    assert all(library.isidentifier() for library in patterns), sorted(patterns)

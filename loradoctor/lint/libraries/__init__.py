@@ -65,7 +65,14 @@ def function_spec(dotted: str) -> Spec | None:
     found = exact.get(dotted)
     if found is not None:
         return found
-    return next((spec for pattern, spec in patterns if pattern.fullmatch(dotted)), None)
+    root = dotted.partition(".")[0]
+    return next((spec for pattern, spec in patterns.get(root, ()) if _compiled(pattern).fullmatch(dotted)), None)
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    # on demand: compiling all patterns would cost as much as parsing a short script
+    return re.compile(pattern)
 
 
 @cache
@@ -92,7 +99,8 @@ _EVERYDAY = frozenset(
 """Tabled for the values they pass on; alone they do not make a function worth entering."""
 
 Exact = dict[str, Spec]
-Patterns = list[tuple[re.Pattern[str], Spec]]
+Patterns = dict[str, list[tuple[str, Spec]]]
+"""By library: what a pattern says before its first dot, one name or ``(one|other)``."""
 Methods = dict[tuple[str, str], Spec]
 
 
@@ -101,11 +109,13 @@ def _tables() -> tuple[Exact, Patterns, Methods]:
     from loradoctor.lint.libraries import frameworks, peft, python, torch, transformers, trl
 
     exact: Exact = {}
-    patterns: Patterns = []
+    patterns: Patterns = {}
     methods: Methods = {}
     for table in (python, torch, peft, transformers, trl, frameworks):
         exact |= table.FUNCTIONS
-        patterns += [(re.compile(pattern), spec) for pattern, spec in table.PATTERNS.items()]
+        for pattern, spec in table.PATTERNS.items():
+            for library in pattern.partition(r"\.")[0].strip("()").split("|"):
+                patterns.setdefault(library, []).append((pattern, spec))
         for kinds, named in table.METHODS.items():
             methods |= {(kind, name): spec for kind in kinds for name, spec in _each(named)}
     return exact, patterns, methods

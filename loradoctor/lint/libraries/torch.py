@@ -108,7 +108,8 @@ PATTERNS = {
     r"torch\.optim\.(?!lr_scheduler|swa_utils)\w+(\.[A-Z]\w+)?": _OPTIMIZER,
     r"bitsandbytes\.(\w*Adam\w*|Lion\w*|Lamb\w*|SGD\w*|RMSprop\w*|Adagrad\w*)": _OPTIMIZER,
     r"transformers\.(AdamW|Adafactor)": _OPTIMIZER,
-    r"(deepspeed\.ops\.adam|apex\.optimizers)\.\w+": _OPTIMIZER,
+    r"deepspeed\.ops\.adam\.\w+": _OPTIMIZER,
+    r"apex\.optimizers\.\w+": _OPTIMIZER,
     r"torch\.nn\.[A-Z]\w*": Spec((), _module, recorded=False),
 }
 METHODS: dict[tuple[str, ...], dict[str, Spec]] = {

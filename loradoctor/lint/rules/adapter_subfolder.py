@@ -52,13 +52,14 @@ def adapter_subfolder(module: Module) -> Iterator[Finding]:
             continue
         names = _names(module, found)
         kept = found.visit.heap[directory(found.arg("model_id")) or ""]
+        auto = site.name.startswith("peft.Auto")  # which hands `subfolder` on to the base model as well
         fix = Fix(f'pass `subfolder="{names[0]}"`', (module.add_argument(site.node, f'subfolder="{names[0]}"'),))
         yield site.finding(
             f"the adapter is loaded from the directory above its own: it was saved as `{names[0]}`",
             related=module.related(kept.adapter if isinstance(kept, Directory) else None, f"saved here into the folder `{names[0]}`"),
-            help="only the adapter `default` is saved into the directory itself: `Can't find 'adapter_config.json'`; pass "
-            f'`subfolder="{names[0]}"`',
-            fix=fix if len(names) == 1 and not any(a.star for a in site.node.args) else None,
+            help="only the adapter `default` is saved into the directory itself: `Can't find 'adapter_config.json'`; "
+            + (f"load the folder `{names[0]}` in it" if auto else f'pass `subfolder="{names[0]}"`'),
+            fix=fix if len(names) == 1 and not auto and not any(a.star for a in site.node.args) else None,
         )
 
 

@@ -117,13 +117,13 @@ FUNCTIONS = {
     "transformers.Seq2SeqTrainer": Spec(_TRAINER, trainer),
 }
 PATTERNS = {
+    r"transformers\.DataCollator\w+": Spec(("tokenizer", "mlm"), _instance),
     rf"(transformers|diffusers)\.{_MODEL_CLASS}\.(from_pretrained|from_config|_from_config)": Spec(_SOURCE, _load),
     rf"transformers\.(?!.*Trainer){_MODEL_CLASS}": Spec(("config",), _load),
     r"transformers\.(GPTQ|Awq|Hqq|Eetq|Aqlm|Quanto|TorchAo|FbgemmFp8|Vptq|CompressedTensors)Config": Spec((), _other_quantization),
     r"transformers\.\w*TrainingArguments": Spec(("output_dir",), _trainer_arguments),
     r"trl\.(SFT|DPO|GRPO|KTO|ORPO|CPO|Reward|PPO|RLOO|GKD|BCO|OnlineDPO)Config": Spec(("output_dir",), _trainer_arguments),
     r"transformers\.\w*Tokenizer\w*\.from_pretrained": Spec(("pretrained_model_name_or_path",), _tokenizer),
-    r"transformers\.DataCollator\w+": Spec(("tokenizer", "mlm"), _instance),
     r"(transformers|diffusers)\.\w+\.from_pretrained": Spec(("pretrained_model_name_or_path",), _instance, recorded=False),
     r"(transformers|sentence_transformers|setfit)\.\w*Trainer": Spec(_TRAINER, trainer),
 }

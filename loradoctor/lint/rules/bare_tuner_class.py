@@ -44,12 +44,26 @@ def bare_tuner_class(module: Module) -> Iterator[Finding]:
         name = site.name.partition(".")[2]
         func = site.node.func
         direct = not (isinstance(func, ir.Attr) and func.name == "__init__")
-        if name.endswith("Model") and not name.startswith(("Peft", "AutoPeft")) and direct and len(site.node.args) >= 2:
+        direct = direct and name.endswith("Model") and not name.startswith(("Peft", "AutoPeft")) and not _in_tuner(module, site.node)
+        if direct and len(site.node.args) >= 2:
             yield site.finding(
                 f"`{name}` is made directly",
                 help="it cannot save an adapter: `save_pretrained` writes the whole base model with the layers inside; "
                 "use `get_peft_model(model, config)`",
             )
+
+    yield from _injected(module)
+
+
+def _in_tuner(module: Module, node: ir.Node) -> bool:
+    """Whether a call stands in a tuner class, which may build on another one."""
+    start, end = module.span(node)
+    classes = [s for s in module.program.body if isinstance(s, ir.Class) and any("Tuner" in module.text(b) for b in s.bases)]
+    return any(module.span(c)[0] <= start and end <= module.span(c)[1] for c in classes)
+
+
+def _injected(module: Module) -> Iterator[Finding]:
+    """Models that went through `inject_adapter_in_model` and are saved whole."""
 
     def injected(arrival: Arrival) -> ir.Node | None:
         facts = arrival.facts(arrival.receiver, Model)

@@ -1,0 +1,63 @@
+"""LD426."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from loradoctor.diagnostic import Finding, Fix, Severity
+from loradoctor.lint.flow.facts import Tokenizer
+from loradoctor.lint.flow.values import Derived, Items, Known
+from loradoctor.lint.module import Arrival, Module
+from loradoctor.rule import rule
+
+_NO_BOS = re.compile(r"qwen|smollm|phi|gpt2|chatglm|internlm|baichuan|yi-|falcon|stablelm|olmo|granite|command|glm-", re.IGNORECASE)
+"""Models whose tokenizer puts no token before a text."""
+
+
+@rule("LD426", Severity.WARNING, "TK7")
+def double_bos(module: Module) -> Iterator[Finding]:
+    """A text from a chat template is tokenized with special tokens, and begins with two of them.
+
+    Chat templates of Llama, Mistral and Gemma write the beginning-of-sequence token into the text. Tokenizing that text puts another
+    one in front. The model has never seen two, and answers a little worse for no visible reason, in training and afterwards.
+
+    ```python
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer
+
+    model = AutoPeftModelForCausalLM.from_pretrained("adapter")
+    tokenizer = AutoTokenizer.from_pretrained("meta-llama/Llama-3.1-8B-Instruct")
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    inputs = tokenizer(text, return_tensors="pt")
+    ```
+    What to write instead:
+    ```python
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer
+
+    model = AutoPeftModelForCausalLM.from_pretrained("adapter")
+    tokenizer = AutoTokenizer.from_pretrained("meta-llama/Llama-3.1-8B-Instruct")
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+    ```
+    """
+
+    def doubled(arrival: Arrival) -> bool:
+        facts = arrival.facts(arrival.receiver, Tokenizer)
+        text = arrival.arg("text")
+        if isinstance(text, Items) and text.items:
+            text = text.items[0]
+        from_template = isinstance(text, Derived) and text.kind == "chat_text" and text.source == arrival.receiver
+        named = facts is not None and isinstance(facts.source, Known) and isinstance(facts.source.value, str)
+        plain = named and facts is not None and not _NO_BOS.search(str(getattr(facts.source, "value", "")))
+        return from_template and plain and arrival.arg("add_special_tokens") is None and not arrival.visit.binding.open
+
+    for site in module.calls("__call__"):
+        if site.sometimes(doubled):
+            edit = module.add_argument(site.node, "add_special_tokens=False")
+            yield site.finding(
+                "a text from a chat template is tokenized with special tokens again",
+                help="it begins with two beginning-of-sequence tokens; pass `add_special_tokens=False`",
+                fix=Fix("pass `add_special_tokens=False`", (edit,)),
+            )

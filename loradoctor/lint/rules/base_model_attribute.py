@@ -28,7 +28,7 @@ def base_model_attribute(module: Module) -> Iterator[Finding]:
     trainer.train()
     trainer.save_model("runs/last")
     merged = PeftModel.from_pretrained(trainer.model.base_model, "runs/last").merge_and_unload()
-    merged.save_pretrained("merged")
+    print(merged.generate(max_new_tokens=20))
     ```
     What to write instead:
     ```python
@@ -40,7 +40,7 @@ def base_model_attribute(module: Module) -> Iterator[Finding]:
     trainer.train()
     trainer.save_model("runs/last")
     merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("gpt2"), "runs/last").merge_and_unload()
-    merged.save_pretrained("merged")
+    print(merged.generate(max_new_tokens=20))
     ```
     """
 

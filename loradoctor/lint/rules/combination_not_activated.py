@@ -28,7 +28,7 @@ def combination_not_activated(module: Module) -> Iterator[Finding]:
     model.load_adapter("adapters/lawyer", adapter_name="lawyer")
     model.add_weighted_adapter(["poet", "lawyer"], [0.5, 0.5], "both", combination_type="linear")
     model = model.merge_and_unload()
-    model.save_pretrained("merged")
+    print(model.generate(max_new_tokens=20))
     ```
     What to write instead:
     ```python
@@ -41,7 +41,7 @@ def combination_not_activated(module: Module) -> Iterator[Finding]:
     model.add_weighted_adapter(["poet", "lawyer"], [0.5, 0.5], "both", combination_type="linear")
     model.set_adapter("both")
     model = model.merge_and_unload()
-    model.save_pretrained("merged")
+    print(model.generate(max_new_tokens=20))
     ```
     """
     reported: set[int] = set()

@@ -33,7 +33,7 @@ def native_adapter_api(module: Module) -> Iterator[Finding]:
     model = AutoModelForCausalLM.from_pretrained("gpt2")
     model.load_adapter("runs/last")
     model = model.merge_and_unload()
-    model.save_pretrained("merged")
+    print(model.generate(max_new_tokens=20))
     ```
     What to write instead:
     ```python
@@ -43,7 +43,7 @@ def native_adapter_api(module: Module) -> Iterator[Finding]:
     model = AutoModelForCausalLM.from_pretrained("gpt2")
     model = PeftModel.from_pretrained(model, "runs/last")
     model = model.merge_and_unload()
-    model.save_pretrained("merged")
+    print(model.generate(max_new_tokens=20))
     ```
     """
     yield from _peft_methods(module)

@@ -11,8 +11,8 @@ from loradoctor.lint.flow.values import Derived, Items, Known
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
 
-_NO_BOS = re.compile(r"qwen|smollm|phi|gpt2|chatglm|internlm|baichuan|yi-|falcon|stablelm|olmo|granite|command|glm-", re.IGNORECASE)
-"""Models whose tokenizer puts no token before a text."""
+_BOS = re.compile(r"(^|[/-])(Llama-[23].*(chat|Instruct)|Mi[sx]tral-.*Instruct|gemma-.*-it)", re.IGNORECASE)
+"""Models whose chat template and whose tokenizer both begin a text with the same token."""
 
 
 @rule("LD426", Severity.WARNING, "TK7")
@@ -42,6 +42,8 @@ def double_bos(module: Module) -> Iterator[Finding]:
     inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
     ```
     """
+    if any(s.name == "chat_template" for s in module.stores) or "setup_chat_format" in module.program.words:
+        return
 
     def doubled(arrival: Arrival) -> bool:
         facts = arrival.facts(arrival.receiver, Tokenizer)
@@ -49,9 +51,8 @@ def double_bos(module: Module) -> Iterator[Finding]:
         if isinstance(text, Items) and text.items:
             text = text.items[0]
         from_template = isinstance(text, Derived) and text.kind == "chat_text" and text.source == arrival.receiver
-        named = facts is not None and isinstance(facts.source, Known) and isinstance(facts.source.value, str)
-        plain = named and facts is not None and not _NO_BOS.search(str(getattr(facts.source, "value", "")))
-        return from_template and plain and arrival.arg("add_special_tokens") is None and not arrival.visit.binding.open
+        begins = facts is not None and isinstance(facts.source, Known) and bool(_BOS.search(str(facts.source.value)))
+        return from_template and begins and arrival.arg("add_special_tokens") is None and not arrival.visit.binding.open
 
     for site in module.calls("__call__"):
         if site.sometimes(doubled):

@@ -82,7 +82,7 @@ def _training(module: Module, arrival: Arrival) -> ir.Node | None:
     oid, facts = wrapper
     if facts.gutted or facts.touched or facts.prompt or _dropout(arrival, facts) is False:
         return None
-    mine = {oid, facts.base}
+    mine = {oid, facts.base} | {o for o, f in arrival.visit.heap.items() if isinstance(f, Peft) and f.base == facts.base}
     last: tuple[int, ir.Node | None] = (-1, None)
     for site in module.calls("train", "eval", "evaluate", "predict"):
         for a in site.arrivals:

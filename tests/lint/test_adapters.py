@@ -127,6 +127,12 @@ PROGRAMS = {
         n = PeftModel.from_pretrained(base(), "x", is_trainable=False)
         n.set_adapter("default")  #! LD224 warning
     """,
+    "prepared for quantized training is not frozen on purpose": """
+        m = prepare_model_for_kbit_training(loaded())
+        m.load_adapter("b", adapter_name="b")
+        m.set_adapter("b")
+        m.generate(1)
+    """,
     "compiled under another name": """
         b = base()
         fast = torch.compile(b)

@@ -51,7 +51,8 @@ def set_adapter_unfreezes(module: Module) -> Iterator[Finding]:
         oid = arrival.oid(wrapper)
         if any(module.happened(kind, oid) for kind in ("trained", "optimized", "unfrozen")):
             return None
-        return facts.frozen or _said_so(module, facts)
+        by_hand = facts.frozen is not None and not _prepared(module, facts.frozen)
+        return facts.frozen if by_hand else _said_so(module, facts)
 
     for site in module.calls("set_adapter"):
         found = site.sometimes(undone)
@@ -72,6 +73,12 @@ def set_adapter_unfreezes(module: Module) -> Iterator[Finding]:
 def _wrapper(arrival: Arrival) -> Value | None:
     receiver = arrival.receiver
     return receiver.source if isinstance(receiver, Derived) else receiver
+
+
+def _prepared(module: Module, freezing: ir.Node) -> bool:
+    """Whether it was `prepare_model_for_kbit_training` that froze it, which nobody calls for that."""
+    site = module.sites.get(freezing.uid)
+    return site is not None and site.name.startswith("peft.prepare_model")
 
 
 def _said_so(module: Module, facts: Peft) -> ir.Node | None:

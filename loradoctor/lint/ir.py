@@ -6,6 +6,7 @@ the module; only :mod:`loradoctor.lint.lower` looks inside a ``ref``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from loradoctor.lint.record import node
@@ -369,3 +370,16 @@ class Program:
     def holds(self, part: Node) -> bool:
         """Whether a node is of this program."""
         return self.first <= part.uid <= self.last
+
+
+def parts(root: Expr) -> Iterator[Expr]:
+    """An expression and everything inside it."""
+    pending: list[object] = [root]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, Expr):
+            yield part
+        if isinstance(part, tuple):
+            pending += part
+        elif hasattr(part, "field_names"):
+            pending += [value for name, value in vars(part).items() if name != "ref"]

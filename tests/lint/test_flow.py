@@ -372,6 +372,72 @@ PROGRAMS = {
                 p.requires_grad = True
         Trainer(model=m).train()
     """,
+    "thawed by hand, by either of two names": """
+        m = PeftModel.from_pretrained(base(), "x")
+        for name, p in m.named_parameters():
+            if "lora" in name or "Lora" in name:
+                p.requires_grad = True
+        Trainer(model=m).train()
+    """,
+    "thawed by hand, by what is computed from the name": """
+        m = PeftModel.from_pretrained(base(), "x")
+        for name, p in m.named_parameters():
+            wanted = any(part in name for part in ("lora", "score"))
+            if wanted:
+                p.requires_grad = True
+        Trainer(model=m).train()
+    """,
+    "thawed by hand, layer by layer": """
+        m = PeftModel.from_pretrained(base(), "x")
+        for name, layer in m.named_modules():
+            if "lora_A" in name or "lora_B" in name:
+                for p in layer.parameters():
+                    p.requires_grad = True
+        Trainer(model=m).train()
+    """,
+    "the first is loaded, the others join it": """
+        def load_all(m, paths):
+            for i, path in enumerate(paths):
+                if i == 0:
+                    m = PeftModel.from_pretrained(m, path, adapter_name=str(path))
+                else:
+                    m.load_adapter(path, adapter_name=str(path))
+            return m
+    """,
+    "the first is loaded, the others join it, by index": """
+        def load_all(m, paths):
+            for i in range(len(paths)):
+                if not i:
+                    m = PeftModel.from_pretrained(m, paths[i], adapter_name=str(paths[i]))
+                else:
+                    m.load_adapter(paths[i], adapter_name=str(paths[i]))
+            return m
+    """,
+    "counting from one": """
+        def load_all(m, paths):
+            for i, path in enumerate(paths, start=1):
+                if i >= 1:
+                    m = PeftModel.from_pretrained(m, path)  #! LD101 warning
+            return m
+    """,
+    "a pair made anew in every turn": """
+        from elsewhere import load_both
+        def compare(names):
+            for name in names:
+                tokenizer, m = load_both("m")
+                if name == "trained":
+                    m = PeftModel.from_pretrained(m, "x")
+                else:
+                    m = get_peft_model(m, cfg)
+    """,
+    "a new adapter in a wrapper that was emptied": """
+        m = PeftModel.from_pretrained(base(), "x", adapter_name="old")
+        m.merge_and_unload()  #! LD301 info
+        m.add_adapter("new", cfg)
+        m.set_adapter("new")
+        Trainer(model=m).train()
+        m.save_pretrained("out")
+    """,
     "frozen by hand, all of it": """
         m = get_peft_model(base(), cfg)
         for p in m.parameters():

@@ -67,10 +67,28 @@ def element_of(machine: Machine, iterable: Value, turn: int, uid: int, state: St
         case Derived(kind="named_parameters", source=source):
             name = machine.fresh(uid, state, f"name{turn}")
             return Items("tuple", (name, Derived("parameter", source, str(machine.guard_depth))))
-        case Derived(kind="enumerate", source=source):
-            return Items("tuple", (machine.fresh(uid, state, f"turn{turn}"), element_of(machine, source, turn, uid, state)))
+        case Derived(kind="modules", source=source):
+            return Derived("submodule", source, "partly")
+        case Derived(kind="named_modules", source=source):
+            return Items("tuple", (machine.fresh(uid, state, f"name{turn}"), Derived("submodule", source, "partly")))
+        case Derived(kind="enumerate", source=source, note=start):
+            number = _turn(machine, turn, uid, state) if not start else machine.fresh(uid, state, f"turn{turn}")
+            return Items("tuple", (number, element_of(machine, source, turn, uid, state)))
+        case Derived(kind="range"):
+            return _turn(machine, turn, uid, state)
         case _:
             return machine.fresh(uid, state, f"item{turn}")
+
+
+def _turn(machine: Machine, turn: int, uid: int, state: State) -> Value:
+    """The number of a turn: zero, then anything but zero, so that what is done in the first turn is done in that one alone."""
+    number = machine.fresh(uid, state, f"turn{turn}")
+    if machine.turns(number) < 2:
+        return number
+    if turn == 0:
+        return Known(0)
+    state.conds[number.key], state.conds[f"{number.key}==0"] = True, False
+    return number
 
 
 def item_of(machine: Machine, value: Value, index: int, uid: int, state: State) -> Value:

@@ -96,6 +96,7 @@ class Machine:
         self.expecting = 0
         self.uncalled = False
         self.elements: list[str] = []
+        self.element_names: list[set[str]] = []
         self.guard_depth = 0
         self.entered: set[int] = set()
         self.functions: list[tuple[Function, UserClass | None]] = []
@@ -182,7 +183,8 @@ class Machine:
     def fresh(self, uid: int, state: State, hint: str = "value") -> Unknown:
         """An unknown that no other value equals: the ``k``-th made by this node on this path."""
         key, count = f"{hint}@{uid}", 0
-        while (key if not count else f"{key}#{count}") in state.heap:
+        taken = [oid for oid in state.heap if isinstance(oid, str) and oid.startswith(key)]
+        while any(_is_part(oid, f"{key}#{count}" if count else key) for oid in taken):
             count += 1
         name = f"{key}#{count}" if count else key
         for condition in [c for c in state.conds if c.startswith(name)]:
@@ -281,7 +283,7 @@ class Machine:
         taken, skipped = branch(self, node.test, state, scope)
         self.guard_depth += 1
         then = self.block(node.body, taken, scope) if taken else Flow([])
-        if taken and skipped and then.normal and self.about_element(taken[0].conds.keys() - before):
+        if taken and skipped and then.normal and self.tests_element(node.test, taken + skipped, before):
             skipped, then.normal = then.normal, []  # some elements go this way and the others that
             for each in skipped:
                 each.conds = {k: v for k, v in each.conds.items() if not self.about_element((k,))}
@@ -290,6 +292,14 @@ class Machine:
         then.absorb(other)
         then.normal += other.normal
         return then
+
+    def tests_element(self, test: ir.Expr, states: Iterable[State], before: set[str]) -> bool:
+        """Whether a test tells elements apart: by the conditions that it left behind, or by the names it uses."""
+        if not self.elements:
+            return False
+        return any(self.about_element(s.conds.keys() - before) for s in states) or any(
+            isinstance(part, ir.Name) and part.id in names for names in self.element_names for part in ir.parts(test)
+        )
 
     def about_element(self, conditions: Iterable[str]) -> bool:
         """Whether a condition is about the element of a loop over parameters, of which there are always both kinds."""
@@ -303,14 +313,16 @@ class Machine:
                 for each in states:
                     element = evaluate.element_of(self, iterable, turn, node.uid, each)
                     self.store(node, node.target, element, node.iterable, each, scope)
-                everything = isinstance(iterable, Derived)
+                everything = _is_of_a_model(iterable)
                 if everything:
                     self.elements.append(f"@{node.uid}")
+                    self.element_names.append(_names_from(node))
                 self.loop_depth += 1
                 step = self.block(node.body, states, scope)
                 self.loop_depth -= 1
                 if everything:
                     self.elements.pop()
+                    self.element_names.pop()
                 exits += step.broke
                 result.returned += step.returned
                 states = self.join((step.normal or step.continued) if everything else step.normal + step.continued)
@@ -562,6 +574,27 @@ def _statements(body: Iterable[ir.Stmt]) -> Iterable[ir.Stmt]:
             pending += getattr(node, part, ())
         for clause in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
             pending += clause.body
+
+
+def _is_part(oid: str, whole: str) -> bool:
+    """Whether an identity is that of an unknown value or of something reached through it."""
+    return oid == whole or (oid.startswith(whole) and oid[len(whole)] in ".[")
+
+
+def _is_of_a_model(iterable: Value) -> bool:
+    """Whether a loop is over the parts of a model, of which there are always all kinds."""
+    while isinstance(iterable, Derived) and iterable.kind == "enumerate":
+        iterable = iterable.source
+    return isinstance(iterable, Derived) and iterable.kind != "range"
+
+
+def _names_from(loop: ir.For) -> set[str]:
+    """The names that a loop binds to its element, and those its body computes from them."""
+    names = {part.id for part in ir.parts(loop.target) if isinstance(part, ir.Name)}
+    for node in loop.body:
+        if isinstance(node, ir.Assign) and any(isinstance(part, ir.Name) and part.id in names for part in ir.parts(node.value)):
+            names |= {target.id for target in node.targets if isinstance(target, ir.Name)}
+    return names
 
 
 def _count_assignments(program: ir.Program) -> Counter[str]:

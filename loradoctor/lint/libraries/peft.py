@@ -167,13 +167,24 @@ def _activate(context: Context) -> Value | None:
 def _load_adapter(context: Context) -> Value | None:
     context.change(context.receiver, filled=context.node)
     context.event("filled", context.receiver)
+    _refill(context)
     _wait(context, "load")
     return None
 
 
 def _add_adapter(context: Context) -> Value | None:
+    _refill(context)
     _wait(context, "add")
     return None
+
+
+def _refill(context: Context) -> None:
+    """A wrapper that was emptied takes a new adapter: PEFT injects it, unless the name is one that it still lists."""
+    wrapper = receiver_wrapper(context)
+    facts = context.get(wrapper, Peft)
+    if facts is not None and facts.gutted is not None and context.arg("adapter_name") not in facts.adapters:
+        context.change(wrapper, gutted=None, unloaded=False, touched=context.node)
+        context.change(context.base(wrapper), injected=context.node, injected_by=context.name, merged=None)
 
 
 def _wait(context: Context, how: str) -> None:

@@ -19,8 +19,17 @@ def _filter(context: Context) -> Value | None:
 
 
 def _enumerate(context: Context) -> Value | None:
-    source = context.arg("iterable")
-    return Derived("enumerate", source) if isinstance(source, (Items, Derived)) else None
+    source, start = context.arg("iterable"), context.arg("start")
+    if source is None or context.binding.open:
+        return None
+    return Derived("enumerate", source, "" if start in (None, Known(0)) else "elsewhere")
+
+
+def _range(context: Context) -> Value | None:
+    """Numbers from zero; only those tell a first turn from the later ones."""
+    bounds = context.binding.positional
+    from_zero = len(bounds) == 1 or bounds[:1] == (Known(0),)
+    return Derived("range", bounds[0]) if from_zero and not context.binding.open else None
 
 
 def _isinstance(context: Context) -> Value | None:
@@ -129,7 +138,8 @@ FUNCTIONS = {
         _PASS,
     ),
     "builtins.filter": Spec(("function", "iterable"), _filter, recorded=_quiet),
-    "builtins.enumerate": Spec(("iterable",), _enumerate, recorded=_quiet),
+    "builtins.enumerate": Spec(("iterable", "start"), _enumerate, recorded=_quiet),
+    "builtins.range": Spec((), _range, recorded=_quiet),
     "builtins.isinstance": Spec(("object", "class"), _isinstance, recorded=_quiet),
     "builtins.getattr": Spec(("object", "name", "default"), _getattr, recorded=_quiet),
     "builtins.setattr": Spec(("object", "name", "value"), _setattr, recorded=_quiet),

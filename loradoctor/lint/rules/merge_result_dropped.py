@@ -130,5 +130,6 @@ def _base_saved(module: Module, site: Site) -> bool:
 
 
 def _only_used(module: Module, site: Site) -> bool:
-    """Whether the emptied wrapper only answers afterwards: it does so with the merged weights."""
-    return any(_gutted_by(a, a.receiver, site) for use in module.calls("generate", "forward", "__call__") for a in use.arrivals)
+    """Whether the emptied wrapper answers afterwards, with the merged weights, or takes a new adapter on top of them."""
+    uses = module.calls("generate", "forward", "__call__", "add_adapter", "load_adapter")
+    return any(_gutted_by(a, a.receiver, site) for use in uses for a in use.arrivals)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint import ir
-from loradoctor.lint.flow.values import Known
+from loradoctor.lint.flow.values import Items, Known
 from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.rule import rule
 
@@ -44,7 +44,7 @@ def resize_shrinks(module: Module) -> Iterator[Finding]:
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM"))
     ```
     """
-    if module.is_test or "peft" not in module.imports:
+    if module.is_test or "peft" not in module.imports or _adds_unseen_tokens(module):
         return
 
     def shrinks(arrival: Arrival) -> bool:
@@ -59,6 +59,12 @@ def resize_shrinks(module: Module) -> Iterator[Finding]:
                 help="an adapter with these embeddings fits no other copy of the base; "
                 "resize only if `len(tokenizer)` is larger than `model.get_input_embeddings().num_embeddings`",
             )
+
+
+def _adds_unseen_tokens(module: Module) -> bool:
+    """Whether tokens are added whose number is not known: they may need more rows than there are."""
+    arrivals = [a for s in module.calls("add_tokens") for a in s.arrivals]
+    return any(not isinstance(a.arg("new_tokens"), (Items, Known)) for a in arrivals)
 
 
 def _is_length(site: Site) -> bool:

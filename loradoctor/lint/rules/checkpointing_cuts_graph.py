@@ -11,7 +11,7 @@ from loradoctor.lint.flow.values import NONE, Items, Known, Obj, Table, Value
 from loradoctor.lint.module import Arrival, Module, Site, literal
 from loradoctor.rule import rule
 
-_HELPS = frozenset({"enable_input_require_grads", "make_inputs_require_grad", "make_inputs_require_grads", "use_reentrant"})
+_HELPS = frozenset({"enable_input_require_grads", "make_inputs_require_grad", "make_inputs_require_grads"})
 _ARGUMENT = 'gradient_checkpointing_kwargs={"use_reentrant": False}'
 
 
@@ -44,7 +44,7 @@ def checkpointing_cuts_graph(module: Module) -> Iterator[Finding]:
     ```
     Calling `model.enable_input_require_grads()` does the same.
     """
-    if module.program.words & (_HELPS - {"use_reentrant"}):
+    if module.is_test or not module.program.words.isdisjoint(_HELPS):
         return
     severity = Severity.ERROR if module.before("transformers", "5") else Severity.INFO
     for site in module.calls("gradient_checkpointing_enable", "transformers.Trainer", "transformers.Seq2SeqTrainer"):
@@ -76,6 +76,8 @@ def _settings(arrival: Arrival) -> Site | None:
 
 def _cut(module: Module, arrival: Arrival) -> bool:
     if arrival.visit.name == "gradient_checkpointing_enable":
+        if any(arg.star for arg in arrival.visit.node.args):
+            return False
         model, kwargs = arrival.receiver, arrival.arg("gradient_checkpointing_kwargs")
     else:
         made = arrival.maker(arrival.arg("args"))

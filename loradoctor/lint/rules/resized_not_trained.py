@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
@@ -80,8 +81,16 @@ def _grown(module: Module) -> Iterator[tuple[Oid, tuple[int, ir.Node]]]:
         for a in site.arrivals:
             formats = site.name == "trl.setup_chat_format"
             base = a.base(a.arg("model") if formats else a.receiver)
-            if base is not None and not base[1].carries_adapter and (added or formats):
+            if base is None or base[1].carries_adapter:
+                continue
+            source = base[1].source
+            if (isinstance(source, Known) and _lacks_format(str(source.value))) if formats else added:
                 yield base[0], (a.visit.step, site.node)
+
+
+def _lacks_format(name: str) -> bool:
+    """Whether a model is known not to have the tokens of the chat format; Qwen and SmolLM2 have them from the start."""
+    return re.search(r"(^|/|-|code)(llama-[23]|llama-\d+b|mistral-7b|gemma-|falcon-|gpt2|opt-|pythia-)", name, re.IGNORECASE) is not None
 
 
 def _leaves_out(config: Config) -> bool:

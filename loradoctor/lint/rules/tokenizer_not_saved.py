@@ -21,8 +21,9 @@ def tokenizer_not_saved(module: Module) -> Iterator[Finding]:
 
     ```python
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    tokenizer = AutoTokenizer.from_pretrained("gpt2")
     base = AutoModelForCausalLM.from_pretrained("gpt2")
     merged = PeftModel.from_pretrained(base, "adapter").merge_and_unload()
     merged.save_pretrained("merged")
@@ -32,13 +33,14 @@ def tokenizer_not_saved(module: Module) -> Iterator[Finding]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    tokenizer = AutoTokenizer.from_pretrained("gpt2")
     base = AutoModelForCausalLM.from_pretrained("gpt2")
     merged = PeftModel.from_pretrained(base, "adapter").merge_and_unload()
     merged.save_pretrained("merged")
-    AutoTokenizer.from_pretrained("gpt2").save_pretrained("merged")
+    tokenizer.save_pretrained("merged")
     ```
     """
-    if module.is_test or not module.program.words.isdisjoint(_SAVED_OTHERWISE):
+    if module.is_test or "AutoTokenizer" not in module.program.words or not module.program.words.isdisjoint(_SAVED_OTHERWISE):
         return
 
     def merged(arrival: Arrival) -> bool:

@@ -30,21 +30,31 @@ SKIPPED_DIRECTORIES = frozenset(
 # No rule can fire in a file that has none of these words. A word that is part of another listed word is left out.
 RELEVANT_WORDS = (
     "[pP][eE][fF][tT]",
-    "[lL][oO][rR][aA]",
+    "LoraConfig",
+    "LoRAConfig",
+    "lora_alpha",
+    "load_lora_weights",
     "merge_and_unload",
-    "load_state_dict",
-    "torch.save",
-    "adapter",
     "kbit_training",
+    "(?:load|add|set|disable|enable|delete)_adapter",
+    "adapter_(?:model|config)",
     "unsloth",
     "loradoctor",
 )
 _relevant = re.compile("|".join(RELEVANT_WORDS).encode()).search
 
+# Files with these words build, load or take apart the models that another file goes on with.
+_wraps_models = re.compile(rb"get_peft_model|PeftModel|PeftConfig|LoraConfig|merge_and_unload|prepare_model_for|PeftMixed").search
+
 
 def relevant(data: bytes) -> bool:
     """Whether any rule could have something to say about a file with these bytes."""
-    return _relevant(data) is not None
+    return _relevant(data) is not None or (b"torch.save(" in data and b"load_state_dict(" in data and b"from_pretrained" in data)
+
+
+def wraps_models(data: bytes) -> bool:
+    """Whether an import of a file with these bytes is worth following."""
+    return _wraps_models(data) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,10 @@ def _chunk(pipeline: Pipeline, paths: tuple[str, ...]) -> list[Report | None]:
     import gc
 
     gc.disable()
-    reports = [pipeline.file(path) for path in paths]
+    reports = []
+    for path in paths:
+        reports.append(pipeline.file(path))
+        gc.collect()  # trees are dropped whole; without this they would pile up to the end of the task
     gc.enable()
     return reports
 

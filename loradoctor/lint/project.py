@@ -13,7 +13,7 @@ from loradoctor.lint.source import Source, SourceError
 
 MODULES = 12
 """How many other files one file's analysis follows; deeper chains of helpers carry no model (labelled corpus: 5 at most)."""
-_SIZE = 400_000
+_SIZE = 150_000
 _TOP = (".git", ".hg")
 
 
@@ -102,7 +102,7 @@ def _read(path: str) -> Unit | None:
 
     try:
         data = files.read(path)
-        if len(data) > _SIZE or not files.relevant(data):
+        if len(data) > _SIZE or not files.wraps_models(data):
             return None
         source = Source.from_bytes(path, data)
         tree = lower.parse(source.text)

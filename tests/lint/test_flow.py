@@ -61,6 +61,16 @@ PROGRAMS = {
         m = wrap(base(), P.LoraConfig())
         m = Loader.from_pretrained(m, "x")  #! LD101
     """,
+    "an import alias in a function and under a condition": """
+        from peft import get_peft_model as wrap
+        def build(fresh):
+            m = base()
+            if fresh:
+                m = wrap(m, cfg)
+            return m
+        m = PeftModel.from_pretrained(build(True), "x")  #! LD101
+        n = PeftModel.from_pretrained(build(unknown), "x")  #! LD101 warning
+    """,
     "a star import brings the library's names": """
         from peft import *
         m = get_peft_model(base(), LoraConfig())

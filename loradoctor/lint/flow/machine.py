@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import builtins
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import calls, evaluate
+from loradoctor.lint.flow import calls, evaluate, survey
 from loradoctor.lint.flow.facts import Peft
 from loradoctor.lint.flow.guards import branch
 from loradoctor.lint.flow.state import State, merge_equal
 from loradoctor.lint.flow.trace import Store, Trace
 from loradoctor.lint.flow.values import (
     NONE,
-    Derived,
     Function,
     Items,
     Known,
-    Method,
     Obj,
     Ref,
     Table,
@@ -34,7 +31,7 @@ from loradoctor.lint.project import Project, Unit
 
 PATHS = 12
 """How many different worlds are followed side by side. Real training scripts stay below 8 after joining (labelled corpus)."""
-STEPS = 60_000
+STEPS = 25_000
 """Statements run before the analysis of a file is cut short; the longest script of the labelled corpus takes 9,000."""
 
 
@@ -94,6 +91,7 @@ class Machine:
         self.stack: list[ir.Node] = []
         self.loop_depth = 0
         self.expecting = 0
+        self.inert: dict[int, bool] = {}
         self.uncalled = False
         self.elements: list[str] = []
         self.element_names: list[set[str]] = []
@@ -101,8 +99,8 @@ class Machine:
         self.entered: set[int] = set()
         self.functions: list[tuple[Function, UserClass | None]] = []
         self.classes: list[UserClass] = []
-        self.assigned = _count_assignments(program)
-        self.interesting = _interesting_words(program, vocabulary)
+        self.assigned = survey.count_assignments(program)
+        self.interesting = survey.interesting_words(program, vocabulary)
 
     # -- the whole program
 
@@ -184,7 +182,7 @@ class Machine:
         """An unknown that no other value equals: the ``k``-th made by this node on this path."""
         key, count = f"{hint}@{uid}", 0
         taken = [oid for oid in state.heap if isinstance(oid, str) and oid.startswith(key)]
-        while any(_is_part(oid, f"{key}#{count}" if count else key) for oid in taken):
+        while any(survey.is_part(oid, f"{key}#{count}" if count else key) for oid in taken):
             count += 1
         name = f"{key}#{count}" if count else key
         for condition in [c for c in state.conds if c.startswith(name)]:
@@ -279,6 +277,19 @@ class Machine:
         return Flow([after for value, after in outcomes if value != evaluate.NEVER])
 
     def if_(self, node: ir.If, state: State, scope: int) -> Flow:
+        flow = self.conditional(node, state, scope)
+        if len(flow.normal) > 1 and self.is_inert(node):
+            flow.normal = merge_equal(flow.normal, 1)[0]
+        return flow
+
+    def is_inert(self, node: ir.If) -> bool:
+        """Whether it makes no difference to any rule which way a conditional goes."""
+        known = self.inert.get(node.uid)
+        if known is None:
+            known = self.inert[node.uid] = survey.is_inert(node, self.interesting)
+        return known
+
+    def conditional(self, node: ir.If, state: State, scope: int) -> Flow:
         before = set(state.conds) if self.elements else set()
         taken, skipped = branch(self, node.test, state, scope)
         self.guard_depth += 1
@@ -313,10 +324,10 @@ class Machine:
                 for each in states:
                     element = evaluate.element_of(self, iterable, turn, node.uid, each)
                     self.store(node, node.target, element, node.iterable, each, scope)
-                everything = _is_of_a_model(iterable)
+                everything = survey.is_of_a_model(iterable)
                 if everything:
                     self.elements.append(f"@{node.uid}")
-                    self.element_names.append(_names_from(node))
+                    self.element_names.append(survey.names_from(node))
                 self.loop_depth += 1
                 step = self.block(node.body, states, scope)
                 self.loop_depth -= 1
@@ -371,7 +382,7 @@ class Machine:
                         self.store(node, target, value, context, then, scope)
                     after.append(then)
             states = after
-        expecting = any(_expects_failure(context) for context, _ in node.items)
+        expecting = any(survey.expects_failure(context) for context, _ in node.items)
         self.expecting += expecting
         flow = self.block(node.body, states, scope)
         self.expecting -= expecting
@@ -499,8 +510,8 @@ class Machine:
             number = len(self.scopes)
             self.scopes[number] = Scope(None, path=path)
             self.modules[path] = number
-            self.assigned += _count_assignments(unit.program)
-            self.interesting |= _interesting_words(unit.program, self.interesting)
+            self.assigned += survey.count_assignments(unit.program)
+            self.interesting |= survey.interesting_words(unit.program, self.interesting)
         scope = self.modules[path]
         if (scope, "__name__") in state.vars:
             return scope
@@ -557,71 +568,3 @@ _HANDLERS: dict[type[ir.Stmt], Callable[..., Flow]] = {
     ir.Assert: Machine.assert_,
     ir.Outer: Machine.outer,
 }
-
-
-def _expects_failure(context: ir.Expr) -> bool:
-    """Whether this is ``pytest.raises(...)`` or its like: what goes wrong inside is meant to."""
-    func = context.func if isinstance(context, ir.Call) else None
-    return isinstance(func, ir.Attr) and func.name in ("raises", "warns", "assertRaises", "assertRaisesRegex", "assertWarns", "assertLogs")
-
-
-def _statements(body: Iterable[ir.Stmt]) -> Iterable[ir.Stmt]:
-    pending = list(body)
-    while pending:
-        node = pending.pop()
-        yield node
-        for part in ("body", "orelse", "final"):
-            pending += getattr(node, part, ())
-        for clause in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
-            pending += clause.body
-
-
-def _is_part(oid: str, whole: str) -> bool:
-    """Whether an identity is that of an unknown value or of something reached through it."""
-    return oid == whole or (oid.startswith(whole) and oid[len(whole)] in ".[")
-
-
-def _is_of_a_model(iterable: Value) -> bool:
-    """Whether a loop is over the parts of a model, of which there are always all kinds."""
-    while isinstance(iterable, Derived) and iterable.kind == "enumerate":
-        iterable = iterable.source
-    return isinstance(iterable, Derived) and iterable.kind != "range"
-
-
-def _names_from(loop: ir.For) -> set[str]:
-    """The names that a loop binds to its element, and those its body computes from them."""
-    names = {part.id for part in ir.parts(loop.target) if isinstance(part, ir.Name)}
-    for node in loop.body:
-        if isinstance(node, ir.Assign) and any(isinstance(part, ir.Name) and part.id in names for part in ir.parts(node.value)):
-            names |= {target.id for target in node.targets if isinstance(target, ir.Name)}
-    return names
-
-
-def _count_assignments(program: ir.Program) -> Counter[str]:
-    """How often each plain name is assigned anywhere: a name assigned once is a setting, not a variable."""
-    counts: Counter[str] = Counter()
-    for node in _statements(program.body):
-        if isinstance(node, (ir.Assign, ir.For, ir.Augment)):
-            targets = node.targets if isinstance(node, ir.Assign) else (node.target,)
-            counts.update(t.id for t in targets if isinstance(t, ir.Name))
-    return counts
-
-
-def _interesting_words(program: ir.Program, vocabulary: frozenset[str]) -> frozenset[str]:
-    """The vocabulary and, to a fixpoint, the names of this file's functions that use it."""
-    functions = [n for n in _statements(program.body) if isinstance(n, ir.Function)]
-    words = set(vocabulary)
-    grown = True
-    while grown:
-        found = {f.name for f in functions if f.name not in words and not f.words.isdisjoint(words)}
-        found |= {c.name for c in _statements(program.body) if isinstance(c, ir.Class) and c.name not in words and _uses(c, words)}
-        grown = bool(found)
-        words |= found
-    return frozenset(words)
-
-
-def _uses(node: ir.Class, words: set[str]) -> bool:
-    return any(isinstance(s, ir.Function) and not s.words.isdisjoint(words) for s in node.body)
-
-
-__all__ = ["Derived", "Exhausted", "Flow", "Machine", "Method", "Scope"]

@@ -86,7 +86,7 @@ def vocabulary() -> frozenset[str]:
     """Names whose appearance makes a function worth entering."""
     exact, _, methods = _tables()
     names = {dotted.rpartition(".")[2] for dotted in exact} | {name for _, name in methods}
-    return frozenset(names - _EVERYDAY) | {"from_pretrained", "LoraConfig", "PeftModel", "Trainer", "requires_grad"}
+    return frozenset(names - _EVERYDAY) | _ARGUMENTS
 
 
 _EVERYDAY = frozenset(
@@ -97,6 +97,14 @@ _EVERYDAY = frozenset(
     """.split()
 )
 """Tabled for the values they pass on; alone they do not make a function worth entering."""
+
+_ARGUMENTS = frozenset(
+    """
+    from_pretrained LoraConfig PeftModel Trainer requires_grad load_in_4bit load_in_8bit quantization_config is_trainable task_type
+    peft_config target_modules modules_to_save init_lora_weights gradient_checkpointing
+    """.split()
+)
+"""Words that are no call of their own but decide what one does."""
 
 Exact = dict[str, Spec]
 Patterns = dict[str, list[tuple[str, Spec]]]

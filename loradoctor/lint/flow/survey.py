@@ -1,0 +1,108 @@
+"""What the text of a program tells before it is run: which names are settings, which words matter, which branches do not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from loradoctor.lint import ir
+from loradoctor.lint.flow.values import Derived, Value
+
+
+def expects_failure(context: ir.Expr) -> bool:
+    """Whether this is ``pytest.raises(...)`` or its like: what goes wrong inside is meant to."""
+    func = context.func if isinstance(context, ir.Call) else None
+    return isinstance(func, ir.Attr) and func.name in ("raises", "warns", "assertRaises", "assertRaisesRegex", "assertWarns", "assertLogs")
+
+
+def statements(body: Iterable[ir.Stmt]) -> Iterable[ir.Stmt]:
+    pending = list(body)
+    while pending:
+        node = pending.pop()
+        yield node
+        for part in ("body", "orelse", "final"):
+            pending += getattr(node, part, ())
+        for clause in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+            pending += clause.body
+
+
+def is_part(oid: str, whole: str) -> bool:
+    """Whether an identity is that of an unknown value or of something reached through it."""
+    return oid == whole or (oid.startswith(whole) and oid[len(whole)] in ".[")
+
+
+def is_of_a_model(iterable: Value) -> bool:
+    """Whether a loop is over the parts of a model, of which there are always all kinds."""
+    while isinstance(iterable, Derived) and iterable.kind == "enumerate":
+        iterable = iterable.source
+    return isinstance(iterable, Derived) and iterable.kind != "range"
+
+
+def names_from(loop: ir.For) -> set[str]:
+    """The names that a loop binds to its element, and those its body computes from them."""
+    names = {part.id for part in ir.parts(loop.target) if isinstance(part, ir.Name)}
+    for node in loop.body:
+        if isinstance(node, ir.Assign) and any(isinstance(part, ir.Name) and part.id in names for part in ir.parts(node.value)):
+            names |= {target.id for target in node.targets if isinstance(target, ir.Name)}
+    return names
+
+
+def count_assignments(program: ir.Program) -> Counter[str]:
+    """How often each plain name is assigned anywhere: a name assigned once is a setting, not a variable."""
+    counts: Counter[str] = Counter()
+    for node in statements(program.body):
+        if isinstance(node, (ir.Assign, ir.For, ir.Augment)):
+            targets = node.targets if isinstance(node, ir.Assign) else (node.target,)
+            counts.update(t.id for t in targets if isinstance(t, ir.Name))
+    return counts
+
+
+def interesting_words(program: ir.Program, vocabulary: frozenset[str]) -> frozenset[str]:
+    """The vocabulary and, to a fixpoint, the names of this file's functions that use it."""
+    functions = [n for n in statements(program.body) if isinstance(n, ir.Function)]
+    words = set(vocabulary)
+    imported = [b for n in statements(program.body) if isinstance(n, ir.Import) for b in n.bindings]
+    words |= {bound for bound, dotted in imported if dotted.rpartition(".")[2] in vocabulary}
+    grown = True
+    while grown:
+        found = {f.name for f in functions if f.name not in words and not f.words.isdisjoint(words)}
+        found |= {c.name for c in statements(program.body) if isinstance(c, ir.Class) and c.name not in words and _uses(c, words)}
+        grown = bool(found)
+        words |= found
+    return frozenset(words)
+
+
+def _uses(node: ir.Class, words: set[str]) -> bool:
+    return any(isinstance(s, ir.Function) and not s.words.isdisjoint(words) for s in node.body)
+
+
+
+
+def is_inert(node: ir.If, interesting: frozenset[str]) -> bool:
+    """Whether a conditional can neither leave the block it is in nor do anything that a rule looks at.
+
+    Both its ways are run, but they are not told apart afterwards.
+    """
+    for part in statements((node,)):
+        if isinstance(part, (ir.Return, ir.Leave, ir.Class, ir.Import)):
+            return False
+        for name in (n for value in _expressions(part) for n in ir.parts(value)):
+            if isinstance(name, ir.Name) and name.id in interesting:
+                return False
+            if isinstance(name, ir.Attr) and name.name in interesting:
+                return False
+            if isinstance(name, ir.Const) and isinstance(name.value, str) and name.value in interesting:
+                return False
+            if isinstance(name, ir.Call) and any(arg.name in interesting for arg in name.args):
+                return False
+    return True
+
+
+def _expressions(node: ir.Stmt) -> Iterable[ir.Expr]:
+    for name in getattr(node, "field_names", ()):
+        value = getattr(node, name)
+        if isinstance(value, ir.Expr):
+            yield value
+        elif isinstance(value, tuple):
+            for item in value:
+                yield from (e for e in (item if isinstance(item, tuple) else (item,)) if isinstance(e, ir.Expr))

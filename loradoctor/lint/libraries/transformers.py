@@ -125,6 +125,7 @@ PATTERNS = {
     r"trl\.(SFT|DPO|GRPO|KTO|ORPO|CPO|Reward|PPO|RLOO|GKD|BCO|OnlineDPO)Config": Spec(("output_dir",), _trainer_arguments),
     r"transformers\.\w*Tokenizer\w*\.from_pretrained": Spec(("pretrained_model_name_or_path",), _tokenizer),
     r"(transformers|diffusers)\.\w+\.from_pretrained": Spec(("pretrained_model_name_or_path",), _instance, recorded=False),
+    r"transformers\.\w*Tokenizer\w*\.(encode_plus|batch_encode_plus|prepare_seq2seq_batch|as_target_tokenizer|build_inputs_\w+)": Spec(),
     r"(transformers|sentence_transformers|setfit)\.\w*Trainer": Spec(_TRAINER, trainer),
 }
 METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
@@ -134,6 +135,7 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
         "push_to_hub": Spec(("repo_id",)),
         "get_submodule": Spec((), _submodule, recorded=False),
         "merge_and_unload disable_adapter": Spec(),
+        "to_bettertransformer reverse_bettertransformer prune_heads": Spec(),
         "gradient_checkpointing_enable": Spec(("gradient_checkpointing_kwargs",)),
         "resize_token_embeddings": Spec(("new_num_tokens", "pad_to_multiple_of")),
         "enable_input_require_grads": Spec(),

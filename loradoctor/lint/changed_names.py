@@ -1,0 +1,302 @@
+"""Where a file uses a name that a library has changed: arguments, methods, functions and imports, with the edits that repair it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from loradoctor.diagnostic import Edit, Fix, Location
+from loradoctor.lint import ir
+from loradoctor.lint.flow.values import Known, Unknown
+from loradoctor.lint.libraries import deprecations
+from loradoctor.lint.libraries.deprecations import Change
+from loradoctor.lint.module import Module, Site, literal
+from loradoctor.lint.syntax import Imported, dotted, imports, name_span, own_calls, version_dependent, walk
+
+KBIT = ("load_in_4bit", "load_in_8bit")
+KBIT_CHANGE = Change("transformers", "5.0", "4.39", instead="pass `quantization_config=BitsAndBytesConfig(...)`")
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A changed name in the text: ``what`` is it in words, ``related`` where it comes from, ``edits`` what repairs it here."""
+
+    name: str
+    what: str
+    change: Change
+    place: Location
+    edits: tuple[Edit, ...] = ()
+    title: str = ""
+    related: ir.Node | None = None
+
+    @property
+    def fix(self) -> Fix | None:
+        """The repair, where there is one."""
+        return Fix(self.title, self.edits) if self.edits else None
+
+
+def fate(module: Module, change: Change) -> str:
+    """``"removed"`` or ``"deprecated"`` in the version this file is written for, else nothing."""
+    if change.removed is not None and not module.before(change.library, change.removed):
+        return "removed"
+    due = change.deprecated is not None and not module.before(change.library, change.deprecated)
+    return "deprecated" if due and not (change.recent and change.library not in module.versions) else ""
+
+
+def uses(module: Module, wanted: str) -> Iterator[Use]:
+    """Every use of a name whose fate is ``wanted``."""
+    return (use for use in _all_uses(module) if fate(module, use.change) == wanted)
+
+
+@lru_cache(maxsize=1)  # two rules ask of the same module in turn
+def _all_uses(module: Module) -> tuple[Use, ...]:
+    finder = _Finder(module)
+    return (*finder.arguments(), *finder.kbit(), *finder.methods(), *finder.symbols())
+
+
+@dataclass(eq=False)
+class _Finder:
+    module: Module
+
+    @cached_property
+    def imports(self) -> list[Imported]:
+        return imports(self.module)
+
+    @cached_property
+    def excused(self) -> frozenset[int]:
+        return version_dependent(self.module)
+
+    def _sites(self, *names: str) -> Iterator[Site]:
+        return (s for s in own_calls(self.module, *names) if s.node.uid not in self.excused)
+
+    # -- arguments
+
+    def arguments(self) -> Iterator[Use]:
+        for site in self._sites("transformers.*", "trl.*", "push_to_hub", "save_pretrained"):
+            changes = deprecations.arguments(site.name)
+            if not changes or self._is_subclass_with_fields(site):
+                continue
+            given = dict.fromkeys(name for a in site.arrivals for name in a.visit.binding.values)
+            for name in given:
+                if name in changes and not (name == "convert_pissa_to_lora" and "peft" not in self.module.imports):
+                    yield self._argument(site, name, changes[name])
+            yield from self._optimizer(site)
+
+    def _is_subclass_with_fields(self, site: Site) -> bool:
+        return site.arrivals[0].visit.receiver is not None and site.name.endswith(("Arguments", "Config"))
+
+    def _argument(self, site: Site, name: str, change: Change) -> Use:
+        owner = site.name.rpartition(".")[2]
+        owner = f"{site.name.split('.')[-2]}.{owner}" if owner == "from_pretrained" else owner
+        what = f"`{owner}` {{fate}} argument `{name}`"
+        written = next((a for a in site.node.args if a.name == name), None)
+        if written is None:
+            return Use(name, what, change, self.module.location(site.node))
+        place = self._place(self.module.span(written))
+        title, edits = self._argument_edits(site.node, written, name, change)
+        return Use(name, what, change, place, edits, title)
+
+    def _argument_edits(self, call: ir.Call, written: ir.Arg, name: str, change: Change) -> tuple[str, tuple[Edit, ...]]:
+        others = {a.name for a in call.args}
+        start, _ = self.module.span(written)
+        if any(a.star == "**" for a in call.args):
+            return "", ()
+        if change.new and not change.instead and change.new not in others:
+            return f"rename to `{change.new}`", (self.module.source.edit(start, start + len(name), change.new),)
+        true = isinstance(written.value, ir.Const) and written.value.value is True
+        if change.value and true and change.value.partition("=")[0] not in others:
+            return f"write `{change.value}`", (self.module.replace(written, change.value),)
+        if change.drop and (true or name == "overwrite_output_dir") and not self._has_comment(call):
+            return "leave the argument out", (self.module.remove_argument(call, written),)
+        return "", ()
+
+    def _has_comment(self, node: ir.Node) -> bool:
+        return "#" in self.module.text(node)
+
+    def _optimizer(self, site: Site) -> Iterator[Use]:
+        if "optim" not in {a.name for a in site.node.args} or not site.name.endswith(("TrainingArguments", "Config")):
+            return
+        written = site.argument("optim")
+        value = literal(site.arrivals[0].arg("optim"))
+        change = deprecations.OPTIMIZERS.get(value) if isinstance(value, str) else None
+        if change is None or written is None:
+            return
+        edits = (self.module.replace(written.value, f'"{change.new}"'),) if isinstance(written.value, ir.Const) else ()
+        title = f'write `optim="{change.new}"`'
+        yield Use(str(value), f"`optim` {{fate}} value `{value}`", change, self._place(self.module.span(written)), edits, title)
+
+    def _place(self, span: tuple[int, int]) -> Location:
+        return self.module.source.location(*span)
+
+    # -- load_in_4bit, load_in_8bit
+
+    def kbit(self) -> Iterator[Use]:
+        for site in self._sites("transformers.*", "peft.AutoPeftModel*"):
+            if not site.name.endswith(".from_pretrained"):
+                continue
+            given = {name: [a.arg(name) for a in site.arrivals] for name in KBIT}
+            on = [name for name, values in given.items() if any(v == Known(value=True) or self._open(v) for v in values)]
+            if not on:
+                continue
+            written = next((a for a in site.node.args if a.name == on[0]), None)
+            place = self.module.location(site.node) if written is None else self._place(self.module.span(written))
+            owner = site.name.split(".")[-2]
+            edits = self._kbit_edits(site.node) if written is not None else ()
+            title = "write `quantization_config=BitsAndBytesConfig(...)`"
+            yield Use(on[0], f"`{owner}.from_pretrained` {{fate}} argument `{on[0]}`", KBIT_CHANGE, place, edits, title)
+
+    def _open(self, value: object) -> bool:
+        return value is not None and not isinstance(value, Known) and not (isinstance(value, Unknown) and value.key.startswith("unseen:"))
+
+    def _kbit_edits(self, call: ir.Call) -> tuple[Edit, ...]:
+        flags = [a for a in call.args if a.name in KBIT]
+        if any(a.star == "**" or a.name == "quantization_config" for a in call.args) or (len(flags) > 1 and self._has_comment(call)):
+            return ()
+        on = [a for a in flags if not (isinstance(a.value, ir.Const) and not a.value.value)]
+        if len(on) != 1:
+            return ()
+        flag = on[0]
+        root = dotted(call.func).partition(".")[0]
+        prefix = "transformers." if any(i.bound == root and i.dotted == "transformers" for i in self.imports) and root == "transformers" else ""
+        text = f"quantization_config={prefix}BitsAndBytesConfig({flag.name}=True)"
+        if not isinstance(flag.value, ir.Const):
+            test = self.module.text(flag.value)
+            if not isinstance(flag.value, (ir.Name, ir.Attr)):
+                test = f"({test})"
+            text += f" if {test} else None"
+        edits = [self.module.replace(flag, text)]
+        edits += [self.module.remove_argument(call, a) for a in flags if a is not flag]
+        return (*edits, *([] if prefix else self._import("BitsAndBytesConfig", call)))
+
+    def _import(self, name: str, before: ir.Node) -> list[Edit]:
+        """What makes a name of transformers known at the top of the file."""
+        if any(i.bound == name or (i.bound == "*" and i.dotted == "transformers") for i in self.imports):
+            return []
+        start, _ = self.module.span(before)
+        for found in reversed(self.imports):
+            place = self.module.span(found.node)
+            if found.top and found.dotted == f"transformers.{found.dotted.rpartition('.')[2]}" and place[0] < start:
+                own = [i for i in self.imports if i.node is found.node]
+                last = max((s for i in own if (s := name_span(self.module, i.node, i.bound))), key=lambda s: s[1], default=None)
+                if last is not None and found.bound != "transformers":
+                    return [self.module.source.edit(last[1], last[1], f", {name}")]
+        first = next((i for i in self.imports if i.top and not i.dotted.startswith("__future__")), None)
+        if first is None:
+            return []
+        return [self.module.insert(first.node, f"from transformers import {name}\n")]
+
+    # -- methods, functions, classes, modules
+
+    def methods(self) -> Iterator[Use]:
+        for site in self._sites("transformers.*", *deprecations.MODEL_METHODS):
+            change = deprecations.method(site.name)
+            func = site.node.func
+            if change is None or not isinstance(func, ir.Attr):
+                continue
+            _, end = self.module.span(func)
+            span = (end - len(func.name), end)
+            edits = (self.module.source.edit(*span, change.new),) if change.new and not change.instead else ()
+            whose = "the tokenizer" if "Tokenizer" in site.name else "the model"
+            yield Use(func.name, f"{whose} {{fate}} method `{func.name}`", change, self._place(span), edits, f"rename to `{change.new}`")
+
+    def symbols(self) -> Iterator[Use]:
+        bound: dict[str, list[Imported]] = {}
+        for imported in self.imports:
+            bound.setdefault(imported.bound, []).append(imported)
+        for name, statements in bound.items():
+            statement = statements[0]
+            if len(statements) > 1 or statement.guarded or statement.node.uid in self.excused or name == "*":
+                continue
+            found = _changed(statement.dotted)
+            if found is not None:
+                yield from self._imported(statement, *found)
+            elif "." not in statement.dotted:
+                yield from self._through_module(statement)
+
+    def _imported(self, statement: Imported, old: str, change: Change) -> Iterator[Use]:
+        whole = old == statement.dotted
+        last = statement.dotted.rpartition(".")[2]
+        span = name_span(self.module, statement.node, last)
+        what = f"`{change.library}` {{fate}} `{_short(old)}`"
+        names = [n for n in self.nodes if isinstance(n, ir.Name) and n.id == statement.bound]
+        if statement.bound in self.rebound:
+            names = []
+        edits: list[Edit] = []
+        title = f"rename to `{change.new.rpartition('.')[2]}`"
+        if whole and span is not None and change.new and not change.instead and statement.bound not in self.rebound:
+            edits = self._rename(statement, span, old, change, names)
+        calls = [n.func for n in self.nodes if isinstance(n, ir.Call) and n.func in names and n.uid not in self.excused]
+        first = next(iter(calls), None) if whole else None
+        if first is not None:
+            yield Use(old, what, change, self.module.location(first), tuple(edits), title, statement.node)
+            return
+        place = self._place(span) if span is not None else self.module.location(statement.node)
+        yield Use(old, what, change, place, tuple(edits), title)
+
+    def _rename(self, statement: Imported, span: tuple[int, int], old: str, change: Change, names: list[ir.Name]) -> list[Edit]:
+        home, _, new = change.new.rpartition(".")
+        start, end = self.module.span(statement.node)
+        text = self.module.source.text[start:end]
+        was = old.rpartition(".")[0]
+        edits: list[Edit] = []
+        if home != was:
+            if len(statement.node.bindings) != 1 or not text.startswith(f"from {was} import"):
+                return []
+            edits.append(self.module.source.edit(start + 5, start + 5 + len(was), home))
+        if new != old.rpartition(".")[2]:
+            edits.append(self.module.source.edit(*span, new))
+            if statement.bound == old.rpartition(".")[2]:
+                edits += [self.module.replace(n, new) for n in names]
+        return edits
+
+    @cached_property
+    def nodes(self) -> list[ir.Node]:
+        return list(walk(self.module.program.body))
+
+    @cached_property
+    def rebound(self) -> frozenset[str]:
+        """Names that are bound by something other than an import."""
+        names: set[str] = set()
+        for node in self.nodes:
+            if isinstance(node, ir.Assign):
+                names |= {t.id for t in node.targets if isinstance(t, ir.Name)}
+            elif isinstance(node, (ir.Function, ir.Lambda)):
+                names |= {p.name for p in node.params}
+            if isinstance(node, (ir.Function, ir.Class)):
+                names.add(node.name)
+        return frozenset(names)
+
+    def _through_module(self, statement: Imported) -> Iterator[Use]:
+        """``import peft`` … ``peft.prepare_model_for_int8_training(model)``."""
+        prefix = f"{statement.bound}."
+        if statement.bound in self.rebound or not any(full.startswith(f"{statement.dotted}.") for full in deprecations.FUNCTIONS):
+            return
+        for node in self.nodes:
+            if not isinstance(node, ir.Attr) or node.uid in self.excused:
+                continue
+            path = dotted(node)
+            if not path.startswith(prefix):
+                continue
+            full = f"{statement.dotted}.{path.removeprefix(prefix)}"
+            change = deprecations.FUNCTIONS.get(full)
+            if change is None:
+                continue
+            start, end = self.module.span(node)
+            renamed = change.new and not change.instead and statement.bound == statement.dotted
+            edits = (self.module.source.edit(start, end, change.new),) if renamed else ()
+            what = f"`{change.library}` {{fate}} `{_short(full)}`"
+            yield Use(full, what, change, self._place((start, end)), edits, f"write `{change.new}`")
+
+
+def _short(name: str) -> str:
+    return name.partition(".")[2] or name
+
+
+def _changed(name: str) -> tuple[str, Change] | None:
+    """The entry of an imported name, or of the module it is taken from."""
+    parts = name.split(".")
+    candidates = [name, *(".".join(parts[:n]) for n in range(len(parts) - 1, 1, -1))]
+    if parts[0] in ("transformers", "trl", "peft") and len(parts) > 2 and parts[-1][:1].isupper():
+        candidates.append(f"{parts[0]}.{parts[-1]}")
+    return next(((c, deprecations.FUNCTIONS[c]) for c in candidates if c in deprecations.FUNCTIONS), None)

@@ -1,0 +1,85 @@
+"""Questions about the text of a module that need no execution: every node, what imports bind, where versions are told apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loradoctor.lint import ir
+
+if TYPE_CHECKING:
+    from loradoctor.lint.module import Module, Site
+
+
+def walk(*nodes: object) -> Iterator[ir.Node]:
+    """Every node below and including these, in the order of the text."""
+    pending: list[object] = list(reversed(nodes))
+    while pending:
+        node = pending.pop()
+        if isinstance(node, tuple):
+            pending += reversed(node)
+            continue
+        fields = getattr(type(node), "field_names", None)
+        if fields is None:
+            continue
+        if isinstance(node, ir.Node):
+            yield node
+        pending += [getattr(node, name) for name in reversed(fields) if name not in ("uid", "ref", "words")]
+
+
+def own_calls(module: Module, *names: str) -> Iterator[Site]:
+    """The sites of :meth:`Module.calls` that stand in this file itself."""
+    return (site for site in module.calls(*names) if module.unit(site.node).source is module.source)
+
+
+def dotted(node: ir.Expr) -> str:
+    """``a.b.c`` of a chain of attributes on a name, else nothing."""
+    parts: list[str] = []
+    while isinstance(node, ir.Attr):
+        parts.append(node.name)
+        node = node.value
+    return ".".join((node.id, *reversed(parts))) if isinstance(node, ir.Name) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A name that an import statement binds to something of a library, as written; ``guarded`` in a ``try`` with a way out."""
+
+    node: ir.Import
+    bound: str
+    dotted: str
+    guarded: bool
+    top: bool
+
+
+def imports(module: Module) -> list[Imported]:
+    """Everything this file imports, in the order of the text."""
+    ways_out = {n.uid for t in walk(module.program.body) if isinstance(t, ir.Try) and t.handlers for n in walk(t.body, t.handlers)}
+    top = {statement.uid for statement in module.program.body}
+    found = (n for n in walk(module.program.body) if isinstance(n, ir.Import))
+    return [Imported(n, bound, name, n.uid in ways_out, n.uid in top) for n in found for bound, name in n.bindings]
+
+
+def version_dependent(module: Module) -> frozenset[int]:
+    """The nodes that only run where a test of some version, signature or attribute allows it."""
+
+    def tells_versions_apart(test: ir.Expr) -> bool:
+        names = [getattr(n, "id", "") + getattr(n, "name", "") for n in walk(test)]
+        return any("version" in name.lower() or name in ("hasattr", "signature", "parameters") for name in names)
+
+    found: set[int] = set()
+    for node in walk(module.program.body):
+        if isinstance(node, (ir.If, ir.Choice)) and tells_versions_apart(node.test):
+            found |= {n.uid for n in walk(node.body, node.orelse)}
+    return frozenset(found)
+
+
+def name_span(module: Module, node: ir.Import, name: str) -> tuple[int, int] | None:
+    """Where ``name`` is written in what an import statement imports."""
+    start, end = module.span(node)
+    text = module.source.text[start:end]
+    after = text.find("import")
+    match = re.search(rf"(?<![\w.]){re.escape(name)}\b", text[after:]) if after >= 0 else None
+    return None if match is None else (start + after + match.start(), start + after + match.end())

@@ -60,5 +60,6 @@ def resolve(selectors: Iterable[str]) -> frozenset[str]:
     codes: set[str] = set()
     for selector in selectors:
         prefixed = {r.code for r in all_rules() if r.code.startswith(selector.strip().upper())}
-        codes |= prefixed if prefixed and selector.strip() else {find(selector).code}
+        # The same mistake may be found in code and in files: its name then stands for both rules.
+        codes |= prefixed if prefixed and selector.strip() else {r.code for r in all_rules() if r.name == find(selector).name}
     return frozenset(codes)

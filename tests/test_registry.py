@@ -35,8 +35,14 @@ def test_a_code_tells_its_family(name):
     assert {FAMILY_OF_DIGIT[r.code[2]] for r in family(name)} == {name}
 
 
-def test_names_and_codes_are_unique():
-    assert len({r.code for r in all_rules()} | {r.name for r in all_rules()}) == 2 * len(all_rules())
+def test_codes_are_unique_and_names_within_a_family():
+    assert len({r.code for r in all_rules()}) == len(all_rules())
+    for name in FAMILIES:
+        assert len({r.name for r in family(name)}) == len(family(name))
+
+
+def test_a_name_stands_for_every_rule_that_has_it():
+    assert resolve(["weights-mutating-init"]) == {"LD325", "LD807"}
 
 
 @pytest.mark.parametrize("spelling", ["LD001", "ld001", "unparsable-source", "Unparsable_Source", " LD001 "])

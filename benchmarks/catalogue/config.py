@@ -56,14 +56,14 @@ def r_missing(to: Path) -> None:
     setting(to, r=...)
 
 
-def with_setting(name: str, peft: str, light: str, **changes: object) -> None:
+def with_setting(name: str, peft: str, light: str, base: str | None = None, **changes: object) -> None:
     """A case that is one changed value."""
 
     def build(to: Path) -> None:
         save(to)
         setting(to, **changes)
 
-    case(name, peft, light=light)(build)
+    case(name, peft, light=light, base=base)(build)
 
 
 with_setting("407_r_zero", "error: ValueError", "LD522", r=0)
@@ -143,8 +143,8 @@ case("424_olora")(lambda to: save(to, init_lora_weights="olora"))
 case("425_pissa_on_other_base", on="llama-other", beyond="another base of the same shape; no hash is saved")(
     lambda to: save(to, init_lora_weights="pissa")
 )
-with_setting("426_corda_config", "error: ValueError eigens", "LD807 LD617?", init_lora_weights="corda", corda_config={})
-with_setting("427_loftq_config", "error: ImportError scipy", "LD807 LD617?", init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": 1})
+with_setting("426_corda_config", "error: ValueError eigens", "LD807", "LD617", init_lora_weights="corda", corda_config={})
+with_setting("427_loftq_config", "error: ImportError scipy", "LD807", "LD617", init_lora_weights="loftq", loftq_config={"loftq_bits": 4})
 with_setting("428_eva_config", "silent", "", init_lora_weights="eva", eva_config={"rho": 2.0})
 
 
@@ -232,11 +232,19 @@ def bom(to: Path) -> None:
 def oldest(to: Path) -> None:
     save(to)
     config = json.loads((to / CONFIG).read_text())
-    old = ("base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "lora_alpha", "lora_dropout", "modules_to_save", "peft_type")
+    old = (
+        "base_model_name_or_path",
+        "bias",
+        "fan_in_fan_out",
+        "inference_mode",
+        "lora_alpha",
+        "lora_dropout",
+        "modules_to_save",
+        "peft_type",
+    )
     kept = {k: config[k] for k in (*old, "r", "target_modules", "task_type")}
     (to / CONFIG).write_text(json.dumps({**kept, "enable_lora": None, "merge_weights": False}))
 
 
 with_setting("518_unknown_init", "error: ValueError", "LD522", init_lora_weights="futuristic")
 with_setting("519_use_dora_future_variant", "warning: ignored", "LD523", xyz_config={"depth": 2})
-

@@ -78,9 +78,7 @@ def resized_lost(to: Path) -> None:
     resized(to, embeddings=False)
 
 
-case("613_vocab_resized_mts", "error: size mismatch", base="LD616")(
-    lambda to: resized(to, modules_to_save=["embed_tokens", "lm_head"])
-)
+case("613_vocab_resized_mts", "error: size mismatch", base="LD616")(lambda to: resized(to, modules_to_save=["embed_tokens", "lm_head"]))
 case("614_embed_target_base_layer_saved", base="LD608", on="llama-other")(lambda to: save(to, target_modules=["q_proj", "embed_tokens"]))
 
 

@@ -108,7 +108,7 @@ def infix(to: Path, wrapper: str) -> None:
     rename(to, lambda k: ".".join(f"{p}.{wrapper}" if p.isdigit() else p for p in k.split(".")))
 
 
-@case("111_checkpoint_wrapper", GONE, light="LD602")
+@case("111_checkpoint_wrapper", GONE, light="LD508|LD602")
 def checkpoint_wrapper(to: Path) -> None:
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper as wrap
 
@@ -153,7 +153,10 @@ def diffusers(to: Path) -> None:
 
 def mlx_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """MLX's names and orientation."""
-    return {k.removeprefix(PREFIX).replace(".weight", "").replace("lora_A", "lora_a").replace("lora_B", "lora_b"): v.T for k, v in tensors.items()}
+    return {
+        k.removeprefix(PREFIX).replace(".weight", "").replace("lora_A", "lora_a").replace("lora_B", "lora_b"): v.T
+        for k, v in tensors.items()
+    }
 
 
 @case("117_mlx_dir", "error: KeyError 'peft_type'", light="LD509")
@@ -193,7 +196,7 @@ def lower_case(to: Path) -> None:
     rename(to, lambda k: k.replace("lora_A", "lora_a").replace("lora_B", "lora_b"))
 
 
-@case("122_layer_index_shift", "warning: missing keys, half the effect", light="LD606?", base="LD606")
+@case("122_layer_index_shift", "warning: missing keys, half the effect", light="LD610?", base="LD606")
 def shifted(to: Path) -> None:
     save(to)
     rename(to, lambda k: k.replace("layers.1.", "layers.2.").replace("layers.0.", "layers.1."))
@@ -337,5 +340,3 @@ def on_a_norm(to: Path) -> None:
     save(to)
     module = "base_model.model.model.layers.0.input_layernorm"
     edit(to, lambda tensors: {**tensors, f"{module}.lora_A.weight": torch.rand(4, 32), f"{module}.lora_B.weight": torch.rand(32, 4)})
-
-

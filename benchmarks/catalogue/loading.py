@@ -54,7 +54,7 @@ case("720_mixtral_v4_experts", "warning: spurious", on="mixtral")(lambda to: exp
 case("721_mixtral_v4_partial_w1", "error: ValueError", base="LD617", on="mixtral")(lambda to: experts(to, ("w1",)))
 
 
-@case("722_mixtral_v4_missing_expert", "error: size mismatch", light="LD606", base="LD606|LD615|LD617", on="mixtral")
+@case("722_mixtral_v4_missing_expert", "error: size mismatch", base="LD606|LD615|LD617", on="mixtral")
 def expert_missing(to: Path) -> None:
     experts(to, ("w1", "w2", "w3"))
     drop(to, ".layers.0.block_sparse_moe.experts.2.")
@@ -73,8 +73,8 @@ def beside(to: Path, name: str) -> None:
     train(peft).save_pretrained(to, selected_adapters=["default"])
 
 
-case("900_other_adapter_named_0", MISSING, light="LD610")(lambda to: beside(to, "0"))
-case("901_other_adapter_named_mlp", MISSING, light="LD610")(lambda to: beside(to, "mlp"))
+case("900_other_adapter_named_0", MISSING, base="LD610")(lambda to: beside(to, "0"))
+case("901_other_adapter_named_mlp", MISSING, base="LD610")(lambda to: beside(to, "mlp"))
 
 
 @case("902_fp16_base_merge_overflow", base="LD803", on="llama-float16")
@@ -93,4 +93,3 @@ def merged(to: Path) -> None:
 
 case("904_lora_bias", "warning: needs a bias", base="LD804", wrong=False)(lambda to: save(to, lora_bias=True))
 case("905_alora")(lambda to: save(to, alora_invocation_tokens=[3, 4]))
-

@@ -53,7 +53,7 @@ def model(name: str = "llama") -> Any:
     build, seed, dtype = BASES[name]
     torch.manual_seed(seed)
     made = build().to(dtype).eval()
-    made.config.name_or_path = made.config._name_or_path = made.name_or_path = f"{NAME}-{name}"
+    made.config.name_or_path = made.name_or_path = f"{NAME}-{name}"
     return made
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loradoctor.checkpoint.evidence import Evidence, LoadOutcome, ModuleMerge, ShapeMismatch
 from loradoctor.checkpoint.layout import TargetError, cached_snapshot
+from loradoctor.checkpoint.plain import is_embedding
 from loradoctor.diagnostic import Check, Severity
 from loradoctor.merge.summary import NAME as MERGE
 from loradoctor.merge.summary import summarise
@@ -179,7 +180,15 @@ def _evidence(
         facts={"base_path": base, "base_class": loads.class_name, "loaders": {LOADER: loads.status}, "torch_side": versions},
         named=named,
         unmergeable=str(answer.get("unmergeable", "")),
+        vocabulary=answer.get("vocabulary"),
+        replaced=_replaced(checkpoint, answer),
     )
+
+
+def _replaced(checkpoint: Checkpoint, answer: Mapping[str, Any]) -> tuple[str, ...]:
+    """The embeddings of another base that PEFT saved with the adapter; other weights of a base have no business in the file."""
+    differing = set(answer.get("replaced", ()))
+    return tuple(k.name for k in checkpoint.keys if k.name in differing and is_embedding(k))
 
 
 def _outcome(answer: Mapping[str, Any]) -> LoadOutcome:
@@ -223,6 +232,8 @@ def _merge_check(
         return Check(checkpoint.path, MERGE, "vacuous", f"{len(loads.missing)} tensors that PEFT needs are not in the file")
     if loads.unexpected:
         return Check(checkpoint.path, MERGE, "vacuous", f"{len(loads.unexpected)} tensors of the file match nothing on this base")
+    if _replaced(checkpoint, answer):
+        return Check(checkpoint.path, MERGE, "vacuous", "the adapter was trained on another base, whose embeddings it brings along")
     if not options.merge:
         return Check(checkpoint.path, MERGE, "not-run", "`--no-merge`")
     if reason := answer.get("unmergeable") or answer.get("merge_error"):

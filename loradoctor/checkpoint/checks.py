@@ -12,7 +12,7 @@ from loradoctor.registry import family
 
 _CODES = {
     "files": ("LD50", "LD51"),
-    "config": ("LD52",),
+    "config": ("LD52", "LD530"),
     "keys": ("LD60", "LD610", "LD612", "LD613", "LD614"),
     "shapes": ("LD611",),
     "values": ("LD70",),

@@ -74,7 +74,8 @@ class Evidence:
     """Everything the torch side reports about one checkpoint; rules read it, nothing else does.
 
     ``named`` maps the codes of errors that the files alone already gave to their messages: one cause is reported once.
-    ``unmergeable`` is why the method as a whole has nothing to merge.
+    ``unmergeable`` is why the method as a whole has nothing to merge. ``vocabulary`` is how many tokens the base embeds,
+    ``replaced`` are the keys of base weights saved with an adapted embedding that are not what this base has there.
     """
 
     base: str | None = None
@@ -84,3 +85,5 @@ class Evidence:
     facts: Mapping[str, object] = field(default_factory=dict)
     named: Mapping[str, str] = field(default_factory=dict)
     unmergeable: str = ""
+    vocabulary: int | None = None
+    replaced: tuple[str, ...] = ()

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from loradoctor.diagnostic import Finding
 
 # Errors from the files alone after which the load still says something new: injected base weights load like others, and
-# a hole in the grid is only a guess at what PEFT will miss on the base. Any other one already explains what happens.
-HARMLESS = frozenset({"LD606", "LD608"})
+# a hole in the grid, or a first layer that is gone, is only a guess at what PEFT will miss on the base. Any other one already explains what happens.
+HARMLESS = frozenset({"LD606", "LD608", "LD610"})
 
 MOSTLY = 0.9
 """share of the stray keys that a change of prefix must explain; a few saved extras may stay behind"""
@@ -52,9 +52,9 @@ def diagnose(checkpoint: Checkpoint) -> Misfit | None:
     if evidence is None or evidence.loads is None or set(evidence.named) - HARMLESS:
         return None
     loads = evidence.loads
-    if loads.status == "fully" or _renamed(checkpoint, loads):
+    if loads.status == "fully" or _renamed(checkpoint, loads) or _explained(checkpoint, loads):
         return None
-    for look in (_prefix, _shapes, _depth, _architecture, _rest):
+    for look in (_prefix, _shapes, _collision, _depth, _architecture, _rest):
         if misfit := look(checkpoint, loads):
             return misfit
     return None
@@ -64,6 +64,13 @@ def _renamed(checkpoint: Checkpoint, loads: LoadOutcome) -> bool:
     """Whether what does not fit are keys with the adapter's name left in, which `adapter-name-in-key` reports."""
     odd = {key.name for key in checkpoint.keys if "adapter-name" in key.problems}
     return bool(odd) and not loads.error_type and set(loads.unexpected) <= odd
+
+
+def _explained(checkpoint: Checkpoint, loads: LoadOutcome) -> bool:
+    """Whether PEFT raised for what other rules name: a method it no longer has, a token beyond the vocabulary."""
+    removed = loads.error_type == "KeyError" and checkpoint.method.until is not None
+    beyond = loads.error_type == "IndexError" and bool(checkpoint.config and checkpoint.config.get("trainable_token_indices"))
+    return removed or beyond
 
 
 def _prefix(checkpoint: Checkpoint, loads: LoadOutcome) -> Misfit | None:
@@ -151,6 +158,22 @@ def _resized(mismatch: ShapeMismatch) -> bool:
     same_rank = len(mismatch.found) == len(mismatch.wanted) and len(mismatch.found) > axis
     rest = [i for i in range(len(mismatch.found)) if i != axis]
     return bool(where) and same_rank and all(mismatch.found[i] == mismatch.wanted[i] for i in rest)
+
+
+def _collision(_: Checkpoint, loads: LoadOutcome) -> Misfit | None:
+    """Missing is exactly what stands below one component of the paths: PEFT drops that when another adapter has its name."""
+    if loads.error_type or loads.unexpected or not loads.missing:
+        return None
+    lost = set(loads.missing)
+    kept = [key for key in loads.expected if key not in lost]
+    # The last component of a module is what `target_modules` lists: all of them missing is a target too many.
+    inner = loads.missing[0].removeprefix("base_model.model.").split(".lora_")[0].split(".")[:-1]
+    for component in inner if kept else ():
+        within = f".{component}."
+        numbered = component.isdigit() and component != "0"
+        if not numbered and all(within in key for key in lost) and not any(within in key for key in kept):
+            return Misfit("collision", loads.missing, {"component": component})
+    return None
 
 
 def _depth(checkpoint: Checkpoint, loads: LoadOutcome) -> Misfit | None:

@@ -44,6 +44,16 @@ def holes(modules: Iterable[str]) -> Iterator[Hole]:
         yield from _of_stack(stack, templates)
 
 
+def without_first_layer(modules: Iterable[str]) -> tuple[str, ...]:
+    """The modules of layer 0 when the whole layer is missing and all later ones up to the last are there; else none."""
+    found = list(modules)
+    gaps = [hole for hole in holes(found) if hole.missing == (0,)]
+    first = [m for m in found if (match := _LAYER.search(m)) and int(match[1]) == 0]
+    covered = {hole.template for hole in gaps}
+    templates = {m[: match.start(1)] + "*" + m[match.end(1) :] for m in found if (match := _LAYER.search(m))}
+    return tuple(m for hole in gaps for m in hole.modules) if gaps and not first and covered == templates else ()
+
+
 def _of_stack(stack: str, templates: Mapping[str, set[int]]) -> Iterator[Hole]:
     whole = set().union(*templates.values())
     first = 0 if _starts_late(whole, templates) else min(whole)

@@ -17,6 +17,11 @@ _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_e
 _OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out|output)$")
 
 
+def is_embedding(key: Key) -> bool:
+    """Whether a key is the matrix of an input or output embedding."""
+    return _EMBEDDING.search(key.module) is not None and key.suffix == "weight"
+
+
 def owners(module: str) -> Iterator[str]:
     """``a.b.c`` → ``a.b.c``, ``a.b``, ``a``: a module and what holds it."""
     while module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 19
 """Bytes per piece: larger ones only leave the processor's cache."""
+_DEPENDENT = 1e-6
+"""Singular values below this share of the largest are rounding, not content."""
 _EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000, "F64": 0x7FF0_0000_0000_0000}
 """Bits of the exponent: all of them set means infinite or not a number (IEEE 754)."""
 _INTEGERS = {8: "<u1", 16: "<u2", 32: "<u4", 64: "<u8"}
@@ -70,6 +72,28 @@ def measure(path: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorSt
             if readable(info):
                 result[name] = _measure(file, info, scratch)
     return {name: result[name] for name in tensors if name in result}
+
+
+def load(path: Path, info: TensorInfo) -> Bits:
+    """One tensor as numbers of its shape, single precision or wider. Raises OSError."""
+    import numpy as np
+
+    scratch = _Scratch()
+    with path.open("rb", buffering=0) as file:
+        pieces = [np.array(_values(info.dtype, bits)) for bits in _pieces(file, info, scratch)]
+    return np.concatenate(pieces).reshape(info.shape)
+
+
+def column_rank(path: Path, info: TensorInfo, rows: int) -> int:
+    """How many columns of a dense matrix are linearly independent, judged by the first ``rows`` and, if need be, by all. Raises OSError."""
+    import numpy as np
+
+    top = replace(info, shape=(min(rows, info.shape[0]), info.shape[1]))
+    rank = int(np.linalg.matrix_rank(load(path, top).astype(np.float64), rtol=_DEPENDENT))
+    if rank == info.shape[1]:
+        return rank
+    whole = load(path, info).astype(np.float64)
+    return int(np.linalg.matrix_rank(whole.T @ whole, rtol=_DEPENDENT**2, hermitian=True))
 
 
 class _Scratch:

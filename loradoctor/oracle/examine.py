@@ -15,7 +15,7 @@ import transformers
 from . import merge as merging
 from .base import Base, Unbuildable, build, revision
 from .isolated import defer_init
-from .load import ADAPTER, Outcome, load
+from .load import ADAPTER, FROM_FILE, Outcome, load
 from .weights import BaseWeights
 
 Progress = Callable[[str], None]
@@ -46,15 +46,38 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     result["modules"] = [name for name, _ in base.model.named_modules() if name]
     result["shapes"] = {n: list(p.shape) for n, p in base.model.named_parameters(remove_duplicate=False)}
     wanted = bool(request.get("merge"))
+    result["vocabulary"] = _vocabulary(base.model)
     weights, weights_error = _weights(request, raw, base) if wanted else (BaseWeights({}), "")
     progress("loading the adapter onto it")
     model, outcome = _load(base, directory)
     result["loads"] = outcome.as_json()
+    result["replaced"] = _replaced(model, base, weights) if model is not None else []
     if wanted:
         result.update(_merge(model, base, weights, weights_error, directory, progress))
     if request.get("forward") and model is not None:
         result.update(_forward(request, base, directory, progress))
     return result
+
+
+def _vocabulary(model: Any) -> int | None:
+    """How many tokens the model embeds; None for one that embeds none."""
+    try:
+        return int(model.get_input_embeddings().weight.shape[0])
+    except (AttributeError, NotImplementedError, IndexError):
+        return None
+
+
+def _replaced(model: Any, base: Base, weights: BaseWeights) -> list[str]:
+    """The saved `base_layer` weights that are not the base's own: the adapter was trained on another one."""
+    found = []
+    for name, parameter in model.named_parameters():
+        if not getattr(parameter, FROM_FILE, False) or not name.endswith(".base_layer.weight"):
+            continue
+        own = weights.find(base.names.get(id(parameter), ()), parameter.shape)
+        # One part in a hundred is far above what storing in another dtype changes and far below another model.
+        if own is not None and float((parameter.data.float() - own.float()).norm()) > 0.01 * float(own.float().norm()):
+            found.append(name)
+    return found
 
 
 def _load(base: Base, directory: str) -> tuple[Any, Outcome]:

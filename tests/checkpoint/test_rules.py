@@ -189,3 +189,70 @@ def test_a_hub_id_is_no_path(adapter: Path, base: str) -> None:
 def test_a_path_that_is_gone_is_a_warning(adapter: Path, base: str) -> None:
     setting(adapter, base_model_name_or_path=base)
     assert [(d.code, d.severity.value) for d in found(adapter)] == [("LD525", "warning")]
+
+
+def test_a_first_layer_that_is_gone_is_one_finding(adapter: Path) -> None:
+    edit(adapter, lambda t: {k.replace("layers.1.", "layers.2.").replace("layers.0.", "layers.1."): v for k, v in t.items()})
+    diagnostic = only(adapter)
+    assert (diagnostic.code, diagnostic.data["component"]) == ("LD610", "0")
+
+
+def test_square_halves_are_never_called_turned(adapter: Path) -> None:
+    edit(adapter, lambda t: {k: np.eye(16, dtype=np.float32) + v.mean() for k, v in t.items()})
+    setting(adapter, r=16)
+    assert "LD609" not in codes(adapter)
+
+
+def test_sound_and_turned_modules_are_told_apart(adapter: Path) -> None:
+    edit(adapter, lambda t: {k: v.T if k.startswith(Q0) else v for k, v in t.items()})
+    assert (only(adapter).code, only(adapter).data["count"]) == ("LD609", 1)
+
+
+def test_trained_tokens_by_module_are_counted_by_module(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "good_token_indices", tmp_path / "a")
+    setting(tmp_path / "a", trainable_token_indices={"embed_tokens": [1, 5]})
+    assert codes(tmp_path / "a") == []
+    setting(tmp_path / "a", trainable_token_indices={"embed_tokens": [1]})
+    assert codes(tmp_path / "a") == ["LD530"]
+
+
+def test_two_zero_layers_are_not_copies(adapter: Path) -> None:
+    edit(adapter, lambda t: {k: np.zeros_like(v) for k, v in t.items()})
+    assert "LD709" not in codes(adapter)
+
+
+def test_faint_values_in_single_precision_are_fine(adapter: Path) -> None:
+    edit(adapter, lambda t: {k: v * np.float32(1e-6) for k, v in t.items()})
+    assert codes(adapter) == []
+
+
+def test_factors_that_only_might_overflow_do_not(adapter: Path) -> None:
+    def far(t: Tensors) -> Tensors:
+        wide = {k: np.zeros_like(v, dtype=np.float16) + np.float16(0.01) for k, v in t.items()}
+        for k, v in wide.items():
+            # The largest values of A and B meet in no product: they are in different directions.
+            v[(0, 0) if "lora_A" in k else (0, 1)] = 20000
+        return wide
+
+    edit(adapter, far)
+    assert "LD706" not in codes(adapter)
+
+
+@pytest.mark.parametrize(("init", "severity"), [("pissa", "info"), ("OLoRA", "info"), ("pissa_niter_16", "warning"), ("loftq", "warning")])
+def test_initialisations_that_rewrite_the_base(adapter: Path, init: str, severity: str) -> None:
+    setting(adapter, init_lora_weights=init)
+    assert (only(adapter).code, only(adapter).severity.value) == ("LD807", severity)
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "eva", "orthogonal"])
+def test_initialisations_that_leave_the_base_alone(adapter: Path, init: object) -> None:
+    setting(adapter, init_lora_weights=init)
+    assert codes(adapter) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"inference_mode": False}, {"runtime_config": {"ephemeral_gpu_offload": True}}, {"target_modules": "all-linear"}]
+)
+def test_values_of_a_running_process_are_information(adapter: Path, change: dict[str, object]) -> None:
+    setting(adapter, **change)
+    assert [(d.code, d.severity.value) for d in found(adapter)] == [("LD529", "info")]

@@ -92,7 +92,7 @@ def test_extra_rows_in_the_embeddings_name_the_resize(examine, base, tmp_path):
     model.resize_token_embeddings(70)
     config = zoo.lora(target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
     found = examine(zoo.adapter(tmp_path / "a", model, config, base=base)).only()
-    assert found.code == "LD617"
+    assert found.code == "LD616"
     assert "resize_token_embeddings(70)" in found.help
 
 
@@ -105,11 +105,28 @@ def test_what_peft_saves_after_a_resize_is_sound_on_the_resized_base(examine, tm
 
 
 def test_any_other_refusal_carries_pefts_reason(examine, base, tmp_path):
+    good = zoo.adapter(tmp_path / "good", zoo.llama(tmp_path / "other"), zoo.lora(), base=base)
+    found = examine(zoo.edited(good, tmp_path / "a", config={"init_lora_weights": "corda", "corda_config": {}})).only()
+    assert found.code == "LD617"
+    assert "ValueError" in found.message
+
+
+def test_a_trained_token_beyond_the_vocabulary_is_named(examine, base, tmp_path):
     config = zoo.lora(target_modules=["q_proj"], trainable_token_indices=[1, 63])
     good = zoo.adapter(tmp_path / "good", zoo.llama(tmp_path / "other"), config, base=base)
     found = examine(zoo.edited(good, tmp_path / "a", config={"trainable_token_indices": [1, 999]})).only()
-    assert found.code == "LD617"
-    assert "IndexError" in found.message
+    assert (found.code, found.data["cause"], found.data["vocabulary"]) == ("LD530", "index", 64)
+
+
+def test_everything_below_one_component_missing_is_a_collision_of_names(examine, good, tmp_path):
+    path = zoo.edited(good, tmp_path / "a", lambda k: None if ".mlp." in k else k)
+    found = examine(path).only()
+    assert (found.code, found.data["component"]) == ("LD610", "mlp")
+
+
+def test_one_target_that_was_never_saved_is_no_collision(examine, good, tmp_path):
+    found = examine(zoo.edited(good, tmp_path / "a", lambda k: None if ".v_proj." in k else k)).only()
+    assert found.code == "LD606"
 
 
 def test_a_cause_named_by_the_files_is_not_named_again(examine, good, tmp_path):
@@ -139,11 +156,19 @@ def test_an_adapter_of_the_backbone_is_loaded_onto_the_backbone(examine, base, t
     assert examine(path).codes == []
 
 
-def test_weights_that_overwrite_the_base_are_listed(examine, base, tmp_path):
+def test_saved_embeddings_of_another_base_are_named(examine, base, tmp_path):
     config = zoo.lora(target_modules=["q_proj", "embed_tokens", "lm_head"])
     path = zoo.adapter(tmp_path / "a", zoo.llama(tmp_path / "other", seed=3), config, base=base)
     result = examine(path)
     assert result.check("loads").status == "passed"
+    assert (result.only().code, result.only().data["cause"], result.only().data["count"]) == ("LD608", "other-base", 2)
+    assert result.check("merge-equivalence").status == "vacuous"
+
+
+def test_saved_embeddings_of_the_same_base_are_sound(examine, base, tmp_path):
+    config = zoo.lora(target_modules=["q_proj", "embed_tokens", "lm_head"])
+    result = examine(zoo.adapter(tmp_path / "a", zoo.llama(tmp_path / "other"), config, base=base))
+    assert result.codes == []
     assert result.check("merge-equivalence").status == "passed"
 
 

@@ -68,6 +68,17 @@ def found_ranks(a: TensorInfo | None, b: TensorInfo | None) -> tuple[int | None,
     return rank_a, rank_a if grouped else rank_b
 
 
+def turned(config: AdapterConfig, module: str, roles: Mapping[str, Key], tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether both factors of ``module`` have the rank on the other axis: they are exchanged or transposed."""
+    pair, rank = halves(roles), expected_rank(config, module)
+    if pair is None or rank is None or pair[0] is None or pair[1] is None:
+        return False
+    a, b = (tensors[key.name].shape for key in pair if key is not None)
+    if len(a) != 2 or len(b) != 2 or not a[1] == b[0] == rank.value:
+        return False
+    return not a[0] == b[1] == rank.value
+
+
 def scaling_of(config: AdapterConfig, rank: Any = None, alpha: Any = None) -> float | None:
     """alpha/r, or alpha/√r with ``use_rslora``; ``rank`` and ``alpha`` override the config's (from the patterns)."""
     r = number(rank) or float(config.r)

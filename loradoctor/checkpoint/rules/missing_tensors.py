@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.fit import missing_on_base
-from loradoctor.checkpoint.grid import Hole, holes
+from loradoctor.checkpoint.grid import Hole, holes, without_first_layer
 from loradoctor.checkpoint.methods import UNKNOWN
 from loradoctor.checkpoint.methods.lora import halves
 from loradoctor.checkpoint.wording import counted, evidence, listed, verb
@@ -71,6 +71,8 @@ def _grid(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:
     if not isinstance(config.get("target_modules"), list):
         return  # a pattern may well mean what the grid takes for a hole
     modules = [m for m, roles in checkpoint.by_module.items() if halves(roles) is not None]
+    if without_first_layer(modules):
+        return  # LD610
     groups: dict[tuple[str, tuple[int, ...]], list[Hole]] = defaultdict(list)
     for hole in holes(modules):
         if not set(hole.modules) & set(config.get("target_modules")):

@@ -34,6 +34,15 @@ def overwrites_base(checkpoint: Checkpoint) -> Iterator[Finding]:
             "`modules_to_save` if they were trained",
             data=evidence("base-key", shadowed),
         )
+    replaced = [n for n in (checkpoint.evidence.replaced if checkpoint.evidence is not None else ()) if n not in shadowed]
+    if replaced:
+        yield checkpoint.finding(
+            f"the base weights saved with the adapted embeddings are not those of this base: {listed(replaced)}",
+            key=replaced[0],
+            help="the adapter was trained on another base; loading puts that one's embeddings into this model: use the base it was "
+            "trained on",
+            data=evidence("other-base", replaced),
+        )
     embeddings = [k.name for k in found.embeddings]
     if embeddings and not is_resized_vocabulary(checkpoint, found.embeddings):
         modules = list(dict.fromkeys(k.short for k in found.embeddings))

@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
-from loradoctor.checkpoint.key import Key
-from loradoctor.checkpoint.methods.lora import Rank, expected_rank, found_ranks, halves
+from loradoctor.checkpoint.methods.lora import Rank, expected_rank, found_ranks, halves, turned
 from loradoctor.checkpoint.wording import counted, evidence, listed
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
@@ -41,6 +40,8 @@ def rank_mismatch(checkpoint: Checkpoint) -> Iterator[Finding]:
         infos = [checkpoint.tensors[k.name] if k is not None else None for k in pair]
         if any(i is not None and 0 in i.shape for i in infos):
             continue  # LD508
+        if turned(config, module, roles, checkpoint.tensors):
+            continue  # LD609
         a, b = found_ranks(*infos)
         e = roles.get("lora_E")
         if e is not None and checkpoint.tensors[e.name].shape[:1] != (rank.value,) and a == b == rank.value:
@@ -51,21 +52,12 @@ def rank_mismatch(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield _finding(checkpoint, rank, a, b, modules)
 
 
-def _transposed(checkpoint: Checkpoint, pair: list[Key], rank: int) -> bool:
-    shapes = [checkpoint.tensors[k.name].shape for k in pair]
-    return len(shapes) == 2 and all(len(s) == 2 for s in shapes) and shapes[0][1] == shapes[1][0] == rank
-
-
 def _finding(checkpoint: Checkpoint, rank: Rank, a: int | None, b: int | None, modules: list[str]) -> Finding:
     pair = [k for k in halves(checkpoint.by_module[modules[0]]) or () if k is not None]
-    if a is not None and b is not None and a != b and not _transposed(checkpoint, pair, rank.value):
+    if a is not None and b is not None and a != b:
         shapes = " and ".join(f"{list(checkpoint.tensors[k.name].shape)}" for k in pair)
         found = f"`lora_A` and `lora_B` do not fit each other ({shapes})"
-        way_out = "the halves are exchanged or transposed, or come from different adapters: `lora_A` is (rank, in), `lora_B` "
-        "(out, rank)"
-    elif _transposed(checkpoint, pair, rank.value):
-        found = "`lora_A` and `lora_B` are exchanged or transposed"
-        way_out = "store `lora_A` as (rank, in) and `lora_B` as (out, rank); MLX keeps them the other way round"
+        way_out = "the halves come from different adapters: `lora_A` is (rank, in), `lora_B` (out, rank)"
     else:
         found = f"the tensors have rank {a if a is not None else b}"
         way_out = f"set `r` to {a if a is not None else b}, or give these modules theirs in `rank_pattern`"

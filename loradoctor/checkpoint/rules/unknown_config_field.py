@@ -27,8 +27,8 @@ def unknown_config_field(checkpoint: Checkpoint) -> Iterator[Finding]:
     """
     config = checkpoint.config
     fields = known(checkpoint.method.peft_type)
-    if config is None or not fields:
-        return
+    if config is None or not fields or (checkpoint.tensors and checkpoint.tensor_method is not checkpoint.method):
+        return  # the config of one method under the name of another is LD521
     strange = [name for name in config.raw if name not in fields]
     active = [name for name in strange if config.raw[name] and not _TRAINING.search(name)]
     idle = [name for name in strange if name not in active]

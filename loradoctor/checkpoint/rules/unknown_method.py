@@ -55,16 +55,6 @@ def unknown_method(checkpoint: Checkpoint) -> Iterator[Finding]:
             ),
             data={"cause": "spelling" if fitting else "unknown", "tensors": actual.peft_type or None},
         )
-    elif checkpoint.method.until is not None:
-        yield checkpoint.finding(
-            f"`{value}` was removed in PEFT {checkpoint.method.until}",
-            "peft_type",
-            of="config",
-            severity=Severity.WARNING,
-            help=f"newer releases stop with `KeyError: '{value}'`: use PEFT < {checkpoint.method.until}, or convert the "
-            "adapter to its successor MISS",
-            data={"cause": "removed", "tensors": actual.peft_type or None},
-        )
     elif actual is not checkpoint.method and checkpoint.tensors and checkpoint.foreign is None:
         roles = sorted({k.role for k in checkpoint.keys if k.role})
         yield checkpoint.finding(
@@ -75,3 +65,19 @@ def unknown_method(checkpoint: Checkpoint) -> Iterator[Finding]:
             "what that method needs",
             data={"cause": "other-method", "tensors": actual.peft_type},
         )
+    elif checkpoint.method.until is not None:
+        yield checkpoint.finding(
+            f"`{value}` was removed in PEFT {checkpoint.method.until}",
+            "peft_type",
+            of="config",
+            severity=Severity.ERROR if _refused(checkpoint) else Severity.WARNING,
+            help=f"newer releases stop with `KeyError: '{value}'`: use PEFT < {checkpoint.method.until}, or convert the "
+            "adapter to its successor MISS",
+            data={"cause": "removed", "tensors": actual.peft_type or None},
+        )
+
+
+def _refused(checkpoint: Checkpoint) -> bool:
+    """Whether the installed PEFT was asked and raised."""
+    loads = checkpoint.evidence.loads if checkpoint.evidence is not None else None
+    return loads is not None and bool(loads.error_type)

@@ -25,6 +25,15 @@ def layer_replication(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     Serve the adapter unmerged. To merge, build the deeper base with weights of its own first and load the adapter onto that.
     """
+    if replicated(checkpoint) and not (checkpoint.evidence is not None and checkpoint.evidence.merge):
+        yield checkpoint.finding(
+            "the adapter repeats layers of the base (`layer_replication`), so it cannot be merged",
+            "layer_replication",
+            of="config",
+            help="merging adds the updates of all copies to the one weight they share, and PEFT does not object: serve it unmerged",
+            data={"cause": "layer-replication"},
+        )
+        return
     summed = modules(checkpoint, lambda m: bool(m.shared_with) and m.status in ("different", "shared"))
     if summed and replicated(checkpoint):
         yield finding(

@@ -1,0 +1,67 @@
+"""LD709: two layers have the same tensors."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.tensor import TensorInfo
+from loradoctor.checkpoint.wording import evidence, listed
+from loradoctor.diagnostic import Finding, Severity
+from loradoctor.rule import rule
+
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+@rule("LD709", Severity.WARNING, "T6")
+def duplicated_layers(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """All trained tensors of one layer are byte for byte those of another.
+
+    Two layers start with different random halves and see different gradients, so equal ones were copied: a converter that filled
+    a gap with what it had, a merge of shards that took one twice. The layer that was overwritten is lost.
+
+    Go back to the file before the conversion.
+    """
+    values = checkpoint.values()
+    layers: dict[str, dict[str, str]] = defaultdict(dict)
+    for key in checkpoint.keys:
+        match = _LAYER.search(key.name)
+        if key.role.startswith("lora_") and match and key.name in values and values[key.name].count > 1 and not values[key.name].constant:
+            layers[match[1]][key.name[: match.start(1)] + "*" + key.name[match.end(1) :]] = key.name
+    groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for layer, names in layers.items():
+        if any(".lora_B" in f".{t}" or ".lora_E" in f".{t}" for t in names):
+            groups[tuple((t, values[n].absmax, values[n].rms) for t, n in sorted(names.items()))].append(layer)
+    for group in groups.values():
+        same = _same(checkpoint, [layers[layer] for layer in group])
+        if same:
+            numbers = [group[i] for i in same]
+            copied = list(layers[numbers[1]].values())
+            yield checkpoint.finding(
+                f"layers {listed(numbers, 6)} have byte for byte the same tensors",
+                key=copied[0],
+                help="one was copied over the others, and what they had learned is gone: go back to the file before the conversion",
+                data=evidence("copied", copied, layers=[int(n) for n in numbers]),
+            )
+
+
+def _same(checkpoint: Checkpoint, layers: list[dict[str, str]]) -> list[int]:
+    """The positions of the layers that equal the first one; none when no other does."""
+    if len(layers) < 2 or checkpoint.weights is None:
+        return []
+    path, tensors = checkpoint.weights, checkpoint.tensors
+    equal = [
+        i
+        for i, names in enumerate(layers)
+        if all(_bytes(path, tensors[n]) == _bytes(path, tensors[layers[0][t]]) for t, n in names.items())
+    ]
+    return equal if len(equal) > 1 else []
+
+
+def _bytes(path: Path, info: TensorInfo) -> bytes:
+    with path.open("rb") as file:
+        file.seek(info.start)
+        return file.read(info.end - info.start)

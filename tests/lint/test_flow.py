@@ -442,6 +442,20 @@ PROGRAMS = {
                 else:
                     m = get_peft_model(m, cfg)
     """,
+    "quantized, then dequantized by hand": """
+        import bitsandbytes as bnb
+        def dequantize(model):
+            for name, layer in model.named_modules():
+                if isinstance(layer, bnb.nn.Linear4bit):
+                    parent, child = bnb.utils.parent_of(model, name)
+                    setattr(parent, child, torch.nn.Linear(layer.in_features, layer.out_features))
+            model.is_loaded_in_4bit = False
+            return model
+        b = AutoModelForCausalLM.from_pretrained("m", quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+        b = dequantize(b)
+        m = PeftModel.from_pretrained(b, "x").merge_and_unload()
+        m.save_pretrained("merged")
+    """,
     "a new adapter in a wrapper that was emptied": """
         m = PeftModel.from_pretrained(base(), "x", adapter_name="old")
         m.merge_and_unload()  #! LD301 info

@@ -169,6 +169,12 @@ def on_store(machine: Machine, node: ir.Stmt, receiver: Value, name: str, value:
     elif isinstance(facts, Config):
         kept = tuple((k, v) for k, v in facts.fields if k != name)
         state.change(receiver, fields=(*kept, (name, value)), changed=True)
+    elif isinstance(facts, Model) and name in _QUANTIZED_FLAGS and value == Known(False):  # noqa: FBT003
+        state.change(receiver, quantized=None)
+
+
+_QUANTIZED_FLAGS = frozenset({"is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized"})
+"""What is unset on a model whose weights were dequantized by hand."""
 
 
 def _within(part: Unknown, whole: Oid) -> bool:

@@ -10,6 +10,9 @@ from loradoctor.lint.flow.values import Unknown
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
 
+_AROUND_PEFT = frozenset({"peft", "transformers", "trl", "accelerate"})
+"""Where one of these is imported, `disable_adapter` is PEFT's."""
+
 
 @rule("LD208", Severity.ERROR, "TR11")
 def disable_adapter_statement(module: Module) -> Iterator[Finding]:
@@ -45,7 +48,7 @@ def disable_adapter_statement(module: Module) -> Iterator[Finding]:
         if arrival.facts(arrival.receiver, Model):
             return False
         unseen = arrival.receiver
-        return isinstance(unseen, Unknown) and not unseen.key.startswith("object@") and "peft" in module.imports
+        return isinstance(unseen, Unknown) and not unseen.key.startswith("object@") and not _AROUND_PEFT.isdisjoint(module.imports)
 
     for site in module.calls("disable_adapter"):
         if site.dropped and site.sometimes(on_peft):

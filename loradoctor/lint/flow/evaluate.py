@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 Outcomes = list[tuple[Value, State]]
 
+WAYS = 12
+"""How many ways the parts of one expression may go: a table of conditional entries would double them with each."""
+
 NEVER = Unknown("never")
 """The value of a call that does not return."""
 
@@ -54,6 +57,9 @@ def many(machine: Machine, nodes: Iterable[ir.Expr], state: State, scope: int) -
     results: list[tuple[tuple[Value, ...], State]] = [((), state)]
     for node in nodes:
         results = [((*done, v), after) for done, each in results for v, after in evaluate(machine, node, each, scope)]
+        if len(results) > WAYS:
+            del results[WAYS:]
+            machine.trace.complete = False
     return results
 
 
@@ -264,7 +270,13 @@ def _boolean(machine: Machine, node: ir.BoolOp, state: State, scope: int) -> Out
 def _choice(machine: Machine, node: ir.Choice, state: State, scope: int) -> Outcomes:
     yes, no = guards.branch(machine, node.test, state, scope)
     outcomes = [o for s in yes for o in evaluate(machine, node.body, s, scope)]
-    return outcomes + [o for s in no for o in evaluate(machine, node.orelse, s, scope)]
+    outcomes += [o for s in no for o in evaluate(machine, node.orelse, s, scope)]
+    if len(outcomes) == 2:  # noqa: PLR2004 -- the plain case: two values of no consequence are one unknown value
+        (one, first), (other, second) = outcomes
+        if first.oid(one) is None and second.oid(other) is None and first.same_world(second):
+            first.conds = {k: v for k, v in first.conds.items() if second.conds.get(k) is v}
+            return [(one if one == other else machine.fresh(node.uid, first), first)]
+    return outcomes
 
 
 def _subscript(machine: Machine, node: ir.Subscript, state: State, scope: int) -> Outcomes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,24 +77,55 @@ def measure(path: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorSt
 
 def load(path: Path, info: TensorInfo) -> Bits:
     """One tensor as numbers of its shape, single precision or wider. Raises OSError."""
+    with path.open("rb", buffering=0) as file:
+        return _load(file, info, _Scratch())
+
+
+def _load(file: IO[bytes], info: TensorInfo, scratch: _Scratch) -> Bits:
     import numpy as np
 
-    scratch = _Scratch()
-    with path.open("rb", buffering=0) as file:
-        pieces = [np.array(_values(info.dtype, bits)) for bits in _pieces(file, info, scratch)]
+    pieces = [np.array(_values(info.dtype, bits)) for bits in _pieces(file, info, scratch)]
     return np.concatenate(pieces).reshape(info.shape)
 
 
-def column_rank(path: Path, info: TensorInfo, rows: int) -> int:
-    """How many columns of a dense matrix are linearly independent, judged by the first ``rows`` and, if need be, by all. Raises OSError."""
+def dependent(path: Path, tensors: Mapping[str, TensorInfo], margin: int) -> dict[str, int]:
+    """The dense matrices whose columns are linearly dependent, with their ranks. Raises OSError.
+
+    ``margin`` rows per column are looked at in each; all rows only where these are dependent.
+    """
     import numpy as np
 
-    top = replace(info, shape=(min(rows, info.shape[0]), info.shape[1]))
-    rank = int(np.linalg.matrix_rank(load(path, top).astype(np.float64), rtol=_DEPENDENT))
-    if rank == info.shape[1]:
-        return rank
-    whole = load(path, info).astype(np.float64)
-    return int(np.linalg.matrix_rank(whole.T @ whole, rtol=_DEPENDENT**2, hermitian=True))
+    scratch = _Scratch()
+    squares: defaultdict[int, dict[str, Bits]] = defaultdict(dict)
+    found: dict[str, int] = {}
+    with path.open("rb", buffering=0) as file:
+        for name, info in sorted(tensors.items(), key=lambda item: item[1].start):
+            rows, columns = info.shape
+            squares[columns][name] = _square(_load(file, replace(info, shape=(min(rows, margin * columns), columns)), scratch))
+        for columns, group in squares.items():
+            doubtful = _ranks(np.stack(list(group.values()))) < columns
+            for name in [n for n, odd in zip(group, doubtful, strict=True) if odd]:
+                rank = int(_ranks(_square(_load(file, tensors[name], scratch))))
+                if rank < columns:
+                    found[name] = rank
+    return found
+
+
+def _square(matrix: Bits) -> Bits:
+    import numpy as np
+
+    wide = matrix.astype(np.float64)
+    product: Bits = wide.T @ wide
+    return product
+
+
+def _ranks(squares: Bits) -> Bits:
+    """The ranks of the matrices whose squares MᵀM these are. Squaring costs half the digits, which leaves enough to tell dependence."""
+    import numpy as np
+
+    values = np.sqrt(np.maximum(np.linalg.eigvalsh(squares), 0.0))
+    ranks: Bits = (values > _DEPENDENT * values.max(axis=-1, keepdims=True)).sum(axis=-1)
+    return ranks
 
 
 class _Scratch:

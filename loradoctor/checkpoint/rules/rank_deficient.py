@@ -27,18 +27,19 @@ def rank_deficient(checkpoint: Checkpoint) -> Iterator[Finding]:
     if config is None or checkpoint.method.peft_type != "LORA" or checkpoint.weights is None:
         return
     values = checkpoint.values()
-    deficient: dict[str, tuple[int, int]] = {}
+    factors: dict[str, str] = {}
     for module, roles in checkpoint.by_module.items():
         b = (halves(roles) or (None, None))[1]
-        info = checkpoint.tensors[b.name] if b is not None else None
-        if b is None or info is None or b.name not in values or not values[b.name].is_finite or values[b.name].is_zero:
-            continue
-        if len(info.shape) == 2 and info.strides is None and 1 < info.shape[1] < info.shape[0]:
-            from loradoctor.checkpoint.values import column_rank
+        if b is not None and b.name in values and values[b.name].is_finite and not values[b.name].is_zero:
+            info = checkpoint.tensors[b.name]
+            if len(info.shape) == 2 and info.strides is None and 1 < info.shape[1] < info.shape[0]:
+                factors[b.name] = module
+    if not factors:
+        return
+    from loradoctor.checkpoint.values import dependent
 
-            rank = column_rank(checkpoint.weights, info, rows=_MARGIN * info.shape[1])
-            if rank < info.shape[1]:
-                deficient[module] = (rank, info.shape[1])
+    ranks = dependent(checkpoint.weights, {name: checkpoint.tensors[name] for name in factors}, _MARGIN)
+    deficient = {factors[name]: (rank, checkpoint.tensors[name].shape[1]) for name, rank in ranks.items()}
     if deficient:
         names = list(deficient)
         rank, full = deficient[names[0]]

@@ -263,7 +263,7 @@ def _document(path: str, data: bytes) -> Source:
         marker = f"{BLOCK}({block.heading}, {bound})\n"
         code = notebook.mask(block.text)
         start = length + len(marker)
-        cells.append(Cell(number, start, start + len(code), block.text, None, False, tuple(o for _, o in block.lines), block.heading))
+        cells.append(Cell(number, start, start + len(code), block.text, origin=tuple(o for _, o in block.lines), heading=block.heading))
         parts += [marker, code]
         length = start + len(code)
     return Source(path, "markdown", data, "".join(parts), tuple(cells))

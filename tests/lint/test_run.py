@@ -173,7 +173,8 @@ def test_long_code_that_is_not_deep_is_checked() -> None:
 def test_an_analysis_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "TIME_LIMIT", 0.05)
     report = examined(lambda _: sum(1 for _ in iter(int, 1)))  # for ever
-    assert [d.message for d in report.diagnostics] == ["the file could not be analysed: TimeoutError: it took more than 0.05 seconds of processor time"]
+    message = "the file could not be analysed: TimeoutError: it took more than 0.05 seconds of processor time"
+    assert [d.message for d in report.diagnostics] == [message]
     assert signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL
 
 

@@ -16,6 +16,7 @@ def expects_failure(context: ir.Expr) -> bool:
 
 
 def statements(body: Iterable[ir.Stmt]) -> Iterable[ir.Stmt]:
+    """Every statement in these and below, in no particular order."""
     pending = list(body)
     while pending:
         node = pending.pop()

@@ -456,6 +456,16 @@ PROGRAMS = {
         m = PeftModel.from_pretrained(b, "x").merge_and_unload()
         m.save_pretrained("merged")
     """,
+    "adapter layers replaced by hand": """
+        from peft.tuners import lora as layers
+        m = PeftModel.from_pretrained(base(), "x")
+        for key in [k for k, _ in m.base_model.model.named_modules() if "lora" not in k]:
+            parent, target, name = m.base_model._get_submodules(key)
+            if isinstance(target, layers.Linear):
+                m.base_model._replace_module(parent, name, torch.nn.Linear(2, 2), target)
+        m = m.base_model.model
+        m.save_pretrained("merged")
+    """,
     "a new adapter in a wrapper that was emptied": """
         m = PeftModel.from_pretrained(base(), "x", adapter_name="old")
         m.merge_and_unload()  #! LD301 info

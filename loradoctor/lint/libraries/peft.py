@@ -213,6 +213,15 @@ def _unmerge(context: Context) -> Value | None:
     return None
 
 
+def _surgery(context: Context) -> Value | None:
+    """Layers are put in and taken out one by one: what is left in the model is out of sight."""
+    wrapper = receiver_wrapper(context)
+    for part in (wrapper, context.base(wrapper)):
+        context.change(part, touched=context.node)
+        context.event("rebuilt", part)
+    return None
+
+
 def _inject(context: Context) -> Value | None:
     model = as_model(context.arg("model"), context.state)
     context.change(model, native=context.node)
@@ -264,6 +273,7 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
         "save_pretrained": Spec(("save_directory",), _save),
         "push_to_hub": Spec(("repo_id",)),
         "set_adapter": Spec(("adapter_name", "inference_mode"), _activate),
+        "_replace_module": Spec((), _surgery, recorded=False),
     },
     ("Peft",): {
         "get_base_model": Spec((), _base_model),

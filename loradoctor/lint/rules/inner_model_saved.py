@@ -41,6 +41,8 @@ def inner_model_saved(module: Module) -> Iterator[Finding]:
 
     def inside(arrival: Arrival) -> Model | None:
         receiver = arrival.receiver
+        if module.happened("rebuilt", arrival.oid(receiver)):
+            return None
         if isinstance(receiver, Derived) and receiver.kind == "tuner":
             wrapper = arrival.facts(receiver.source, Peft)
             base = arrival.base(receiver.source)

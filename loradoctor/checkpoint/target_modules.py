@@ -55,7 +55,7 @@ def decide(config: AdapterConfig, module: str) -> Verdict:
 
 
 def _excluded(exclude: Any, module: str) -> bool:
-    if not exclude:
+    if not isinstance(exclude, (str, list)) or not exclude:  # a value of the wrong kind is invalid-config-field's to tell
         return False
     if isinstance(exclude, str):
         return _compile(exclude).fullmatch(module) is not None

@@ -271,7 +271,7 @@ def _choice(machine: Machine, node: ir.Choice, state: State, scope: int) -> Outc
     yes, no = guards.branch(machine, node.test, state, scope)
     outcomes = [o for s in yes for o in evaluate(machine, node.body, s, scope)]
     outcomes += [o for s in no for o in evaluate(machine, node.orelse, s, scope)]
-    if len(outcomes) == 2:  # noqa: PLR2004 -- the plain case: two values of no consequence are one unknown value
+    if len(outcomes) == 2:  # the plain case: two values of no consequence are one unknown value
         (one, first), (other, second) = outcomes
         if first.oid(one) is None and second.oid(other) is None and first.same_world(second):
             first.conds = {k: v for k, v in first.conds.items() if second.conds.get(k) is v}

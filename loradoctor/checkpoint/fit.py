@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from loradoctor.checkpoint.grid import missing_experts
+
 if TYPE_CHECKING:
     from loradoctor.checkpoint.checkpoint import Checkpoint
     from loradoctor.checkpoint.evidence import LoadOutcome, ShapeMismatch
@@ -54,7 +56,7 @@ def diagnose(checkpoint: Checkpoint) -> Misfit | None:
     loads = evidence.loads
     if loads.status == "fully" or _renamed(checkpoint, loads) or _explained(checkpoint, loads):
         return None
-    for look in (_prefix, _shapes, _collision, _depth, _architecture, _rest):
+    for look in (_prefix, _experts, _shapes, _collision, _depth, _architecture, _rest):
         if misfit := look(checkpoint, loads):
             return misfit
     return None
@@ -135,6 +137,15 @@ def _difference(old: str, new: str) -> tuple[str, str]:
 
 def _dotted(parts: list[str]) -> str:
     return "".join(f"{part}." for part in parts)
+
+
+def _experts(checkpoint: Checkpoint, loads: LoadOutcome) -> Misfit | None:
+    """Experts stored one by one are fused on load; where one is missing that fails with a shape that explains nothing."""
+    if not (loads.mismatched or loads.error_type):
+        return None
+    lost = missing_experts(checkpoint.by_module)
+    names = tuple(f"base_model.model.{module}.{half}.weight" for module in lost for half in ("lora_A", "lora_B"))
+    return Misfit("missing", names, {"experts": len(lost)}) if lost else None
 
 
 def _shapes(_: Checkpoint, loads: LoadOutcome) -> Misfit | None:
@@ -257,9 +268,13 @@ def missing_on_base(checkpoint: Checkpoint) -> Iterator[Finding]:
             "the file also has tensors for modules that are not adapted here: the layer numbers may be shifted. "
             "Save the adapter again from the model it was trained on"
         )
+    needed = f"{len(misfit.keys)} of {len(loads.expected)} tensors"
+    if misfit.detail.get("experts"):
+        # The base's experts are fused: what it expects cannot be counted in the names of the file.
+        needed = f"{len(misfit.keys)} tensors of single experts"
+        help_ = "loading stops while the experts are fused into one tensor: save the adapter again from the model it was trained on"
     yield checkpoint.finding(
-        f"{len(misfit.keys)} of {len(loads.expected)} tensors that PEFT needs on `{loads.class_name}` are not in the "
-        f"file: {shown(misfit.keys)}",
+        f"{needed} that PEFT needs on `{loads.class_name}` are not in the file: {shown(misfit.keys)}",
         key=misfit.keys[0],
         help=help_,
         data=data(misfit),

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.)")
+_EXPERT = re.compile(r"(.*\.\w*experts)\.(\d+)(\.[^.]+)")
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 
 
@@ -42,6 +43,20 @@ def holes(modules: Iterable[str]) -> Iterator[Hole]:
         stacks[template.partition("*")[0]][template] = found
     for stack, templates in stacks.items():
         yield from _of_stack(stack, templates)
+
+
+def missing_experts(modules: Iterable[str]) -> tuple[str, ...]:
+    """The modules of experts that are missing between others of the same layer: every expert of a layer is adapted, or none."""
+    numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for module in modules:
+        if match := _EXPERT.fullmatch(module):
+            numbers[match[1], match[3]].add(int(match[2]))
+    return tuple(
+        f"{before}.{number}{after}"
+        for (before, after), present in numbers.items()
+        if len(present) * 2 > max(present)
+        for number in sorted(set(range(max(present))) - present)
+    )
 
 
 def without_first_layer(modules: Iterable[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradoctor.checkpoint.grid import holes
+from loradoctor.checkpoint.grid import holes, missing_experts
 
 
 def grid(**layers: object) -> list[str]:
@@ -60,3 +60,16 @@ def test_layer_zero_lost_to_an_adapter_of_that_name() -> None:
 )
 def test_designs_that_are_no_holes(modules: list[str]) -> None:
     assert found(modules) == []
+
+
+def test_an_expert_missing_between_others_is_named() -> None:
+    present = [f"model.layers.{i}.mlp.experts.{e}.up_proj" for i in range(2) for e in range(4) if (i, e) != (0, 2)]
+    assert missing_experts(present) == ("model.layers.0.mlp.experts.2.up_proj",)
+
+
+def test_numbered_modules_that_are_no_experts_may_have_gaps() -> None:
+    assert missing_experts(["head.mlp.0.dense", "head.mlp.2.dense", "head.mlp.3.dense"]) == ()
+
+
+def test_a_few_chosen_experts_are_a_design() -> None:
+    assert missing_experts([f"layers.0.experts.{e}.w1" for e in (3, 17, 40)]) == ()

@@ -256,3 +256,31 @@ def test_initialisations_that_leave_the_base_alone(adapter: Path, init: object) 
 def test_values_of_a_running_process_are_information(adapter: Path, change: dict[str, object]) -> None:
     setting(adapter, **change)
     assert [(d.code, d.severity.value) for d in found(adapter)] == [("LD529", "info")]
+
+
+def test_a_name_where_a_pattern_is_needed_is_told_so(adapter: Path) -> None:
+    edit(adapter, lambda t: {k: v for k, v in t.items() if "q_proj" in k})
+    setting(adapter, target_modules="q_proj")
+    assert (only(adapter).code, only(adapter).data["cause"]) == ("LD605", "pattern-matches-whole-paths")
+    assert r".*\.q_proj" in only(adapter).help
+
+
+def test_a_gap_among_experts_is_one_finding(adapter: Path) -> None:
+    halves = {"A": np.ones((4, 16), np.float32), "B": np.full((16, 4), 0.1, np.float32)}
+    rng = np.random.default_rng(0)
+    edit(
+        adapter,
+        lambda _: {
+            f"base_model.model.model.layers.{i}.mlp.experts.{e}.q_proj.lora_{h}.weight": v * rng.random(v.shape, np.float32)
+            for i in range(3)
+            for e in range(4)
+            if (i, e) != (1, 2)
+            for h, v in halves.items()
+        },
+    )
+    assert [(d.code, d.severity.value) for d in found(adapter) if d.severity.value == "error"] == [("LD606", "error")]
+
+
+def test_an_exclusion_that_is_no_list_is_one_finding(adapter: Path) -> None:
+    setting(adapter, exclude_modules=10)
+    assert only(adapter).code == "LD522"

@@ -81,13 +81,10 @@ def _choices(config: AdapterConfig) -> Iterator[Problem]:
             f"`init_lora_weights` is `{init}`, which PEFT does not know",
             "PEFT stops with `ValueError: Unknown initialization`",
         )
-    targets = config.get("target_modules")
-    if targets is not None and not isinstance(targets, (str, list)):
-        yield (
-            "target_modules",
-            f"`target_modules` is a {type(targets).__name__}, not a list or a pattern",
-            "PEFT cannot match any module",
-        )
+    for key in ("target_modules", "exclude_modules"):
+        value = config.get(key)
+        if value is not None and not isinstance(value, (str, list)):
+            yield key, f"`{key}` is a {type(value).__name__}, not a list or a pattern", "PEFT cannot match any module"
 
 
 def _contradictions(config: AdapterConfig) -> Iterator[Problem]:

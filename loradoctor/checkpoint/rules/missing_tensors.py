@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.fit import missing_on_base
-from loradoctor.checkpoint.grid import Hole, holes, without_first_layer
+from loradoctor.checkpoint.grid import Hole, holes, missing_experts, without_first_layer
 from loradoctor.checkpoint.methods import UNKNOWN
 from loradoctor.checkpoint.methods.lora import halves
 from loradoctor.checkpoint.wording import counted, evidence, listed, verb
@@ -38,6 +38,7 @@ def missing_tensors(checkpoint: Checkpoint) -> Iterator[Finding]:
         if checkpoint.method.peft_type == "ADALORA":
             yield from _without_e(checkpoint)
         yield from _grid(checkpoint, config)
+        yield from _experts(checkpoint)
 
 
 def _nothing_of_the_method(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:
@@ -62,6 +63,20 @@ def _without_e(checkpoint: Checkpoint) -> Iterator[Finding]:
             key=next(iter(checkpoint.by_module[modules[0]].values())).name,
             help="it stays at its initial zero, so these modules do nothing: save the adapter again",
             data=evidence("lora-E", modules),
+        )
+
+
+def _experts(checkpoint: Checkpoint) -> Iterator[Finding]:
+    modules = [m for m, roles in checkpoint.by_module.items() if halves(roles) is not None]
+    told = {m for hole in holes(modules) for m in hole.modules}
+    lost = [m for m in missing_experts(modules) if m not in told]
+    if lost:
+        yield checkpoint.finding(
+            f"{counted(len(lost), 'module')} of experts {verb(len(lost), 'is', 'are')} missing between others of the same layer: "
+            f"{listed(lost)}",
+            key=lost[0],
+            help="PEFT leaves them without effect, or stops where it fuses the experts of a layer: save the adapter again",
+            data=evidence("experts", lost),
         )
 
 

@@ -32,8 +32,8 @@ def outside_target_modules(checkpoint: Checkpoint) -> Iterator[Finding]:
     Set `target_modules` to the modules that were trained; the finding names them.
     """
     config = checkpoint.comparable
-    if config is None or not isinstance(config.get("target_modules"), (str, list, type(None))):
-        return
+    if config is None or not all(isinstance(config.get(k), (str, list, type(None))) for k in ("target_modules", "exclude_modules")):
+        return  # LD522
     outside: dict[str, list[str]] = {}
     for module, roles in checkpoint.by_module.items():
         if halves(roles) is None:
@@ -48,9 +48,14 @@ def outside_target_modules(checkpoint: Checkpoint) -> Iterator[Finding]:
         count = sum(len(checkpoint.by_module[m]) for m in modules)
         first = next(iter(checkpoint.by_module[modules[0]].values())).name
         short = sorted({m.rpartition(".")[2] for m in modules})
+        pattern = config.get("target_modules") if because == "target_modules" else None
+        half = isinstance(pattern, str) and any(m == pattern or m.endswith(f".{pattern}") for m in modules)
+        way_out = f"correct `{because}` so that it fits what was trained ({listed(short, 6)})"
+        if half:
+            way_out = f"a string must match the whole path of a module, so write `.*\\.{pattern}`, or a list: `[{pattern!r}]`"
         yield checkpoint.finding(
             f"{counted(count, 'tensor')} belong to {counted(len(modules), 'module')} that {_WHY[because]}: {listed(modules)}",
             key=first,
-            help=f"PEFT drops them silently: correct `{because}` so that it fits what was trained ({listed(short, 6)})",
-            data=evidence(because, modules, tensors=count, last_components=short),
+            help=f"PEFT drops them silently, or stops when nothing matches: {way_out}",
+            data=evidence("pattern-matches-whole-paths" if half else because, modules, tensors=count, last_components=short),
         )

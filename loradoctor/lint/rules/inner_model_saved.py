@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint.flow.facts import Model, Peft
-from loradoctor.lint.flow.values import Derived
+from loradoctor.lint.flow.values import Derived, Known, Unknown
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
 
@@ -37,6 +37,9 @@ def inner_model_saved(module: Module) -> Iterator[Finding]:
     model.merge_and_unload().save_pretrained("exported")
     ```
     To keep the adapter apart, save the PEFT model: `model.save_pretrained("adapter")`.
+
+    Old export scripts set `merge_weights = True` on the layers and call `.train(False)`. That merged them before peft 0.3; since
+    then nothing reads the attribute, and the base model is exported as it was.
     """
 
     def inside(arrival: Arrival) -> Model | None:
@@ -61,6 +64,24 @@ def inner_model_saved(module: Module) -> Iterator[Finding]:
                 help="its tensors are called `…base_layer.weight`, so a reload fills those layers with random weights; save the PEFT model, "
                 "or the result of `merge_and_unload()`",
             )
+
+    yield from _flagged_for_merging(module)
+
+
+def _flagged_for_merging(module: Module) -> Iterator[Finding]:
+    """The attribute by which layers were told to merge before peft 0.3."""
+    if module.before("peft", "0.3") or not any(module.calls("peft.get_peft_model", "peft.PeftModel*", "peft.AutoPeftModel*")):
+        return
+    for store in module.stores:
+        asked = store.name == "merge_weights" and store.value == Known(True)  # noqa: FBT003
+        if asked and isinstance(store.receiver, Unknown) and not any("version" in module.text(s.test) for s in module.around(store.node)):
+            yield module.finding(
+                store.node,
+                "`merge_weights` merges nothing since peft 0.3",
+                help="what is exported is the base model without the adapter, under the names of its layers; use the result of "
+                "`merge_and_unload()`",
+            )
+            return
 
 
 def _plainly(arrival: Arrival, facts: Model) -> bool:

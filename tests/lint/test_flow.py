@@ -456,6 +456,16 @@ PROGRAMS = {
         m = PeftModel.from_pretrained(b, "x").merge_and_unload()
         m.save_pretrained("merged")
     """,
+    "a reference model that is insisted on": """
+        from trl import DPOTrainer
+        policy, reference = base(), base()
+        DPOTrainer(
+            policy,
+            reference,
+            peft_config=cfg,
+            force_use_ref_model=True,  #! LD440
+        ).train()
+    """,
     "adapter layers replaced by hand": """
         from peft.tuners import lora as layers
         m = PeftModel.from_pretrained(base(), "x")

@@ -75,7 +75,9 @@ def reference_is_policy(module: Module) -> Iterator[Finding]:
 
 
 def _switched_on(arrival: Arrival, name: str) -> bool:
-    """Whether a setting of the trainer's arguments is switched on."""
+    """Whether a setting of the trainer's arguments is switched on; before TRL 0.13 the trainer took it itself."""
+    if arrival.arg(name) not in (None, Known(False)):  # noqa: FBT003
+        return True
     settings = arrival.maker(arrival.arg("args"))
     return settings is not None and settings.arg(name) not in (None, Known(False))  # noqa: FBT003
 

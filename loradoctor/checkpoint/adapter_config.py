@@ -108,9 +108,9 @@ def read(path: Path) -> AdapterConfig:
     with path.open("rb") as file:
         data = file.read(_LIMIT + 1)
     if not data.strip():
-        raise ReadError(_fault(path, f"`{path.name}` is empty", "PEFT stops with a JSON error"))
+        raise ReadError(_fault(path, f"`{path.name}` is empty", "PEFT stops with a JSON error", cause="empty"))
     if len(data) > _LIMIT:
-        raise ReadError(_fault(path, f"`{path.name}` is larger than {_LIMIT >> 20} MB", "that is no adapter config"))
+        raise ReadError(_fault(path, f"`{path.name}` is larger than {_LIMIT >> 20} MB", "that is no adapter config", cause="too-large"))
     faults: list[Fault] = []
     if data.startswith(b"\xef\xbb\xbf"):
         data = data[3:]
@@ -128,14 +128,18 @@ def read(path: Path) -> AdapterConfig:
         raw = json.loads(text, object_pairs_hook=_pairs(seen))
     except UnicodeDecodeError as error:
         message = f"`{path.name}` is not UTF-8: byte {error.start} is {data[error.start]:#04x}"
-        raise ReadError(_fault(path, message, "PEFT cannot read it")) from error
+        raise ReadError(_fault(path, message, "PEFT cannot read it", cause="encoding")) from error
     except json.JSONDecodeError as error:
         message = f"`{path.name}` is not JSON: line {error.lineno}, column {error.colno}: {_lower(error.msg)}"
-        raise ReadError(_fault(path, message, _hint(data), line=error.lineno)) from error
+        raise ReadError(_fault(path, message, _hint(data), cause="syntax", line=error.lineno)) from error
     except (RecursionError, ValueError) as error:
-        raise ReadError(_fault(path, f"`{path.name}` cannot be parsed: {type(error).__name__}", "PEFT cannot read it")) from error
+        raise ReadError(
+            _fault(path, f"`{path.name}` cannot be parsed: {type(error).__name__}", "PEFT cannot read it", cause="unparsable")
+        ) from error
     if not isinstance(raw, dict):
-        raise ReadError(_fault(path, f"`{path.name}` holds a {type(raw).__name__}, not an object", "PEFT cannot read it"))
+        raise ReadError(
+            _fault(path, f"`{path.name}` holds a {type(raw).__name__}, not an object", "PEFT cannot read it", cause="not-an-object")
+        )
     return AdapterConfig(path, raw, text, tuple(dict.fromkeys(seen)), tuple(faults))
 
 

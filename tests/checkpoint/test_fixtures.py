@@ -66,3 +66,9 @@ def test_there_is_a_fixture_for_every_rule() -> None:
 
 def test_the_fixtures_stay_small() -> None:
     assert sum(p.stat().st_size for p in ROOT.parent.rglob("*") if p.is_file()) < 1 << 20
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_finding_has_a_cause_that_programs_can_read(case: str) -> None:
+    report = check_many([str(ROOT / case)], CheckOptions(base="none"))
+    assert [d.code for d in report.diagnostics if not d.data.get("cause")] == []

@@ -466,6 +466,11 @@ PROGRAMS = {
             force_use_ref_model=True,  #! LD440
         ).train()
     """,
+    "a method that is asked for first": """
+        m = base()
+        if hasattr(m, "print_trainable_parameters"):
+            m.print_trainable_parameters()
+    """,
     "adapter layers replaced by hand": """
         from peft.tuners import lora as layers
         m = PeftModel.from_pretrained(base(), "x")

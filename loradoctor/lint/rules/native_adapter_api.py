@@ -67,7 +67,7 @@ def _peft_methods(module: Module) -> Iterator[Finding]:
     for site in module.calls(*_OF_PEFT):
         found = site.sometimes(plain)
         facts = plain(found) if found else None
-        if facts is None:
+        if facts is None or any("hasattr" in module.text(condition.test) for condition in module.around(site.node)):
             continue
         merged = facts.merged is not None
         how = "has been merged, it is no PEFT model any more" if merged else "is no PEFT model"

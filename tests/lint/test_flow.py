@@ -582,6 +582,19 @@ PROGRAMS = {
         b = AutoModelForCausalLM.from_pretrained("x", quantization_config=bits)
         m = PeftModel.from_pretrained(b, "y").merge_and_unload()  #! LD320 warning
     """,
+    "quantized by a table of arguments that other options add to": """
+        def load(eight, device):
+            kwargs = {"device_map": "auto"}
+            if eight:
+                kwargs["load_in_8bit"] = True
+            if device != "cuda":
+                kwargs["device_map"] = {"": device}
+            if device == "xpu":
+                kwargs = {**kwargs, "low_cpu_mem_usage": True}
+            b = AutoModelForCausalLM.from_pretrained("x", **kwargs)
+            return PeftModel.from_pretrained(b, "y").merge_and_unload()  #! LD320 warning
+        load(True, "cpu")
+    """,
     "quantized or not": """
         args = argparse.ArgumentParser().parse_args()
         b = AutoModelForCausalLM.from_pretrained("x", quantization_config=BitsAndBytesConfig(load_in_4bit=args.bits == 4))

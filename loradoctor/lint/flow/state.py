@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from loradoctor.lint.flow.facts import Config, Facts, Model, Optimizer, Peft, Trainer
-from loradoctor.lint.flow.values import Obj, Oid, Unknown, Value
+from loradoctor.lint.flow.values import Obj, Oid, Table, Unknown, Value
 from loradoctor.lint.ir import Node
 from loradoctor.lint.record import replace
 
@@ -127,12 +127,19 @@ def _join_alike(states: Iterable[State]) -> list[State]:
             twin.heap.setdefault(oid, facts)
         for name, value in state.vars.items():
             if twin.vars.get(name) != value:
-                twin.vars[name] = Unknown(f"either:{name[0]}:{name[1]}")
+                twin.vars[name] = _either(twin.vars.get(name), value, f"either:{name[0]}:{name[1]}")
         for attr, value in state.attrs.items():
             if twin.attrs.get(attr) != value:
-                twin.attrs[attr] = Unknown(f"either:{attr[0]}.{attr[1]}")
+                twin.attrs[attr] = _either(twin.attrs.get(attr), value, f"either:{attr[0]}.{attr[1]}")
         _share_conditions(twin, state)
     return [state for state, _ in joined]
+
+
+def _either(one: Value | None, other: Value, key: str) -> Value:
+    """What is left of two values when it is forgotten which it is: of two tables, the entries they share."""
+    if isinstance(one, Table) and isinstance(other, Table):
+        return Table(tuple((k, v) for k, v in one.items if one.get(k) == other.get(k) == v), complete=False)
+    return Unknown(key)
 
 
 def _shape(state: State) -> object:

@@ -591,7 +591,7 @@ PROGRAMS = {
                 kwargs["device_map"] = {"": device}
             if device == "xpu":
                 kwargs = {**kwargs, "low_cpu_mem_usage": True}
-            b = AutoModelForCausalLM.from_pretrained("x", **kwargs)
+            b = AutoModelForCausalLM.from_pretrained("x", **kwargs)  #! LD440
             return PeftModel.from_pretrained(b, "y").merge_and_unload()  #! LD320 warning
         load(True, "cpu")
     """,

@@ -270,7 +270,7 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
         "unmerge_adapter": Spec((), _unmerge),
         "add_weighted_adapter": Spec(("adapters", "weights", "adapter_name", "combination_type"), _lora_layer_touch),
         "delete_adapter": Spec(("adapter_name",), _delete_adapter),
-        "save_pretrained": Spec(("save_directory",), _save),
+        "save_pretrained": Spec(("save_directory", "safe_serialization"), _save),
         "push_to_hub": Spec(("repo_id",)),
         "set_adapter": Spec(("adapter_name", "inference_mode"), _activate),
         "_replace_module": Spec((), _surgery, recorded=False),

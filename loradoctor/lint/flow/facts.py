@@ -35,6 +35,14 @@ class Tokenizer(Instance):
 
 
 @record
+class Pipeline(Instance):
+    """A diffusion pipeline: where LoRA layers went into it, and a load after which nothing has been chosen or computed."""
+
+    injected: Site | None = None
+    waiting: Site | None = None
+
+
+@record
 class Model(Facts):
     """An ``nn.Module`` that is not a PEFT wrapper, perhaps with adapter layers inside."""
 

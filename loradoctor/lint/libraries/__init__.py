@@ -114,12 +114,12 @@ Methods = dict[tuple[str, str], Spec]
 
 @cache
 def _tables() -> tuple[Exact, Patterns, Methods]:
-    from loradoctor.lint.libraries import frameworks, peft, python, torch, transformers, trl
+    from loradoctor.lint.libraries import diffusers, frameworks, peft, python, torch, transformers, trl
 
     exact: Exact = {}
     patterns: Patterns = {}
     methods: Methods = {}
-    for table in (python, torch, peft, transformers, trl, frameworks):
+    for table in (python, torch, peft, diffusers, transformers, trl, frameworks):
         exact |= table.FUNCTIONS
         for pattern, spec in table.PATTERNS.items():
             for library in pattern.partition(r"\.")[0].strip("()").split("|"):

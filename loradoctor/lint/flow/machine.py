@@ -517,8 +517,10 @@ class Machine:
             return scope
         state.vars[scope, "__name__"] = Known(path)
         stack, loops, self.stack, self.loop_depth = self.stack, self.loop_depth, [], 0
-        after = self.block(unit.program.body, [state.fork()], scope).normal
-        self.stack, self.loop_depth = stack, loops
+        try:
+            after = self.block(unit.program.body, [state.fork()], scope).normal
+        finally:  # the calls this import happens in put their own frames away
+            self.stack, self.loop_depth = stack, loops
         if after:
             state.vars, state.heap, state.attrs = after[0].vars, after[0].heap, after[0].attrs
         return scope

@@ -58,7 +58,7 @@ def unknown_config_field(module: Module) -> Iterator[Finding]:
         return
     for site in module.calls(*_FIELDS):
         yield from _keywords(module, site)
-        yield from _positions(module, site)
+        yield from _positions(site)
     seen: set[int] = set()
     for store in module.stores:
         field = _assigned(module, store)
@@ -101,7 +101,7 @@ def _keywords(module: Module, site: Site) -> Iterator[Finding]:
         )
 
 
-def _positions(module: Module, site: Site) -> Iterator[Finding]:
+def _positions(site: Site) -> Iterator[Finding]:
     def misplaced(value: Value) -> bool:
         number = isinstance(value, Known) and isinstance(value.value, (int, float))
         return number or isinstance(value, Items)

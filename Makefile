@@ -19,7 +19,7 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
 
 evidence: $(VENV)/.ready $(OLD)/.ready
 	$(OLD)/bin/python -m pytest -n $(JOBS) -m "evidence or not evidence" tests/checkpoint/test_target_modules.py tests/merge tests/oracle tests/plugin

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import calls, evaluate, survey
+from loradoctor.lint.flow import calls, evaluate, imports, survey
 from loradoctor.lint.flow.facts import Peft
 from loradoctor.lint.flow.guards import branch
 from loradoctor.lint.flow.state import State, merge_equal
@@ -22,12 +22,11 @@ from loradoctor.lint.flow.values import (
     Table,
     Unknown,
     UserClass,
-    UserModule,
     Value,
 )
 from loradoctor.lint.libraries import canonical
 from loradoctor.lint.libraries.effects import on_store
-from loradoctor.lint.project import Project, Unit
+from loradoctor.lint.project import Project
 
 PATHS = 12
 """How many different worlds are followed side by side. Real training scripts stay below 8 after joining (labelled corpus)."""
@@ -176,6 +175,12 @@ class Machine:
         while self.scopes[parent].is_class:
             parent = self.scopes[parent].parent or 0
         self.scopes[number] = Scope(parent, **options)  # type: ignore[arg-type]
+        return number
+
+    def new_module(self, path: str) -> int:
+        """A namespace of its own for another file."""
+        number = len(self.scopes)
+        self.scopes[number] = Scope(None, path=path)
         return number
 
     def fresh(self, uid: int, state: State, hint: str = "value") -> Unknown:
@@ -472,58 +477,10 @@ class Machine:
         for name, dotted in node.bindings:
             self.imports.add(dotted.partition(".")[0])
             if name == "*":
-                self.import_all(dotted, scope, state)
+                imports.bind_all(self, dotted, scope, state)
             else:
-                self.bind(name, self.imported(dotted, scope, state), scope, state)
+                self.bind(name, imports.imported(self, dotted, scope, state), scope, state)
         return Flow([state])
-
-    def import_all(self, dotted: str, scope: int, state: State) -> None:
-        """``from dotted import *``: the names of a file of this project, or whatever a library has."""
-        found = self.project.find(dotted, self.scopes[self.root(scope)].path) if self.project is not None else None
-        if found is None:
-            self.stars.append(dotted)
-            return
-        inner = self.module(found[0], state)
-        for (home, name), value in list(state.vars.items()):
-            if home == inner and not name.startswith("_"):
-                self.bind(name, value, scope, state)
-
-    def imported(self, dotted: str, scope: int, state: State) -> Value:
-        """What an import binds: a name of a file of this project, or something of a library."""
-        importer = self.scopes[self.root(scope)].path
-        found = self.project.find(dotted, importer) if self.project is not None else None
-        if found is None:
-            return Ref(canonical(dotted))
-        unit, rest = found
-        value: Value = UserModule(self.module(unit, state))
-        for name in rest:
-            held = state.vars.get((value.scope, name)) if isinstance(value, UserModule) else None
-            if held is None:
-                return Ref(dotted)
-            value = held
-        return value
-
-    def module(self, unit: Unit, state: State) -> int:
-        """The scope of another file, run in ``state`` unless it has been."""
-        path = unit.source.path
-        if path not in self.modules:
-            number = len(self.scopes)
-            self.scopes[number] = Scope(None, path=path)
-            self.modules[path] = number
-            self.assigned += survey.count_assignments(unit.program)
-            self.interesting |= survey.interesting_words(unit.program, self.interesting)
-        scope = self.modules[path]
-        if (scope, "__name__") in state.vars:
-            return scope
-        state.vars[scope, "__name__"] = Known(path)
-        stack, loops, self.stack, self.loop_depth = self.stack, self.loop_depth, [], 0
-        try:
-            after = self.block(unit.program.body, [state.fork()], scope).normal
-        finally:  # the calls this import happens in put their own frames away
-            self.stack, self.loop_depth = stack, loops
-        if after:
-            state.vars, state.heap, state.attrs = after[0].vars, after[0].heap, after[0].attrs
-        return scope
 
     def root(self, scope: int) -> int:
         """The module that a scope is in."""

@@ -24,6 +24,7 @@ test: $(VENV)/.ready
 evidence: $(VENV)/.ready $(OLD)/.ready
 	$(OLD)/bin/python -m pytest -n $(JOBS) -m "evidence or not evidence" tests/checkpoint/test_target_modules.py tests/merge tests/oracle tests/plugin
 	LORADOCTOR_OLD_PYTHON=$(abspath $(OLD)/bin/python) $(VENV)/bin/python -m pytest -m evidence
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/catalogue_cases.py --output $$(mktemp -d)
 	$(VENV)/bin/python benchmarks/lint_speed.py
 	$(VENV)/bin/python benchmarks/check_speed.py
 

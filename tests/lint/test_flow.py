@@ -607,6 +607,17 @@ PROGRAMS = {
         t.model.save_pretrained("x")
         t.model.merge_and_unload().save_pretrained("y")
     """,
+    "an adapter copied by hand into a model without one": """
+        from peft import get_peft_model_state_dict
+        w = get_peft_model(base(), cfg)
+        Trainer(model=w).train()
+        plain = base()
+        for key, value in get_peft_model_state_dict(w).items():
+            if key in plain.state_dict():  #! LD105
+                plain.state_dict()[key].data.copy_(value)
+        for key, value in get_peft_model_state_dict(w).items():
+            print(key in w.state_dict(), value.shape)
+    """,
     "a name called model is not a model": """
         model = dict(weights=1)
         model.update(adapter=2)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow import calls, guards
+from loradoctor.lint.flow.facts import Model
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import (
     NONE,
@@ -80,6 +81,8 @@ def element_of(machine: Machine, iterable: Value, turn: int, uid: int, state: St
         case Derived(kind="enumerate", source=source, note=start):
             number = _turn(machine, turn, uid, state) if not start else machine.fresh(uid, state, f"turn{turn}")
             return Items("tuple", (number, element_of(machine, source, turn, uid, state)))
+        case Derived(kind="adapter_items"):
+            return Items("tuple", (Derived("adapter_key", iterable, str(turn)), machine.fresh(uid, state, f"tensor{turn}")))
         case Derived(kind="range"):
             return _turn(machine, turn, uid, state)
         case _:
@@ -231,10 +234,19 @@ def _compare(machine: Machine, node: ir.Compare, state: State, scope: int) -> Ou
         return _test(machine, node, state, scope)
     outcomes: Outcomes = []
     for (left, right), after in many(machine, (node.left, node.right), state, scope):
+        if isinstance(left, Derived) and left.kind == "adapter_key" and isinstance(right, Derived) and right.kind == "state_dict":
+            _seek(machine, right.source, node, after)
         named = isinstance(left, (Known, Unknown)) and isinstance(right, (Known, Unknown)) and node.op != "?"
         key = f"{_label(left)} {node.op} {_label(right)}" if named else ""
         outcomes.append((Unknown(key) if key else machine.fresh(node.uid, after), after))
     return outcomes
+
+
+def _seek(machine: Machine, model: Value, node: ir.Compare, state: State) -> None:
+    """An adapter's tensor is looked up in a model's state dict: remember it of a model that has no such names."""
+    facts, oid = state.get(model, Model), state.oid(model)
+    if facts is not None and oid is not None and not facts.carries_adapter:
+        machine.trace.event("adapter key sought", oid, node)
 
 
 def _label(value: Value) -> str:

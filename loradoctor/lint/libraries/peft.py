@@ -108,6 +108,10 @@ def _adapter_state_dict(context: Context) -> Value | None:
     return Derived("adapter_state_dict", model) if model is not None else None
 
 
+def _adapter_items(context: Context) -> Value | None:
+    return Derived("adapter_items", context.receiver) if context.receiver is not None else None
+
+
 def _merge(context: Context) -> Value | None:
     return _take_out(context, merged=True)
 
@@ -263,6 +267,7 @@ PATTERNS = {
     r"peft\.\w+Config": Spec(("task_type",), _config),
 }
 METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
+    ("Derived:adapter_state_dict",): {"items": Spec((), _adapter_items, recorded=False)},
     ("Peft", "Derived:tuner", "Unknown"): {"merge_and_unload": Spec(("progressbar", "safe_merge", "adapter_names"), _merge)},
     ("Peft", "Derived:tuner"): {
         "unload": Spec((), _unload),

@@ -60,6 +60,14 @@ def strict_false_adapter_load(module: Module) -> Iterator[Finding]:
                 help="every tensor is skipped without a message and the model answers like the base model; use "
                 "`set_peft_model_state_dict(model, weights)` or `PeftModel.from_pretrained`",
             )
+    for (kind, _), nodes in module.trace.events.items():
+        if kind == "adapter key sought":
+            yield module.finding(
+                nodes[0],
+                "an adapter's tensors are looked up in the state dict of a model that has no adapter: no name matches",
+                help="nothing is copied and the model stays the base model; load the adapter with `PeftModel.from_pretrained` and merge it with "
+                "`merge_and_unload()`",
+            )
 
 
 def _holds_adapter(module: Module, weights: Derived) -> bool:

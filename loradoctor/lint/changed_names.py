@@ -73,6 +73,8 @@ class _Finder:
     # -- arguments
 
     def arguments(self) -> Iterator[Use]:
+        if "unsloth" in self.module.imports:  # it puts trainers and settings of its own in their place, which still take them
+            return
         for site in self._sites("transformers.*", "trl.*", "push_to_hub", "save_pretrained"):
             changes = deprecations.arguments(site.name)
             if not changes or self._is_subclass_with_fields(site):

@@ -616,6 +616,16 @@ PROGRAMS = {
         for key, value in get_peft_model_state_dict(w).items():
             print(key in w.state_dict(), value.shape)
     """,
+    "a trainer that unsloth has put its own in the place of": """
+        from unsloth import FastLanguageModel
+        m, tok = FastLanguageModel.from_pretrained("unsloth/x", load_in_4bit=True)
+        m = FastLanguageModel.get_peft_model(m, r=16)
+        SFTTrainer(model=m, tokenizer=tok, dataset_text_field="text", packing=False, args=TrainingArguments("x", warmup_ratio=0.1, learning_rate=2e-4)).train()
+    """,
+    "the same trainer as it comes": """
+        m = get_peft_model(base(), cfg)
+        SFTTrainer(model=m, dataset_text_field="text").train()  #! LD440
+    """,
     "a name called model is not a model": """
         model = dict(weights=1)
         model.update(adapter=2)

@@ -620,7 +620,8 @@ PROGRAMS = {
         from unsloth import FastLanguageModel
         m, tok = FastLanguageModel.from_pretrained("unsloth/x", load_in_4bit=True)
         m = FastLanguageModel.get_peft_model(m, r=16)
-        SFTTrainer(model=m, tokenizer=tok, dataset_text_field="text", packing=False, args=TrainingArguments("x", warmup_ratio=0.1, learning_rate=2e-4)).train()
+        args = TrainingArguments("x", warmup_ratio=0.1, learning_rate=2e-4)
+        SFTTrainer(model=m, tokenizer=tok, dataset_text_field="text", packing=False, args=args).train()
     """,
     "the same trainer as it comes": """
         m = get_peft_model(base(), cfg)

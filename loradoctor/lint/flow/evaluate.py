@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import calls, guards
+from loradoctor.lint.flow import calls, elements, guards
+from loradoctor.lint.flow.attributes import attribute
 from loradoctor.lint.flow.facts import Model
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import (
@@ -15,20 +16,12 @@ from loradoctor.lint.flow.values import (
     Function,
     Items,
     Known,
-    Method,
-    Oid,
-    Ref,
-    Super,
     Table,
     Template,
     Unknown,
-    UserClass,
-    UserModule,
     Value,
     concat,
 )
-from loradoctor.lint.libraries import canonical
-from loradoctor.lint.libraries.effects import attribute_of
 
 if TYPE_CHECKING:
     from loradoctor.lint.flow.machine import Machine
@@ -64,53 +57,6 @@ def many(machine: Machine, nodes: Iterable[ir.Expr], state: State, scope: int) -
     return results
 
 
-def element_of(machine: Machine, iterable: Value, turn: int, uid: int, state: State) -> Value:
-    """What a loop over ``iterable`` binds in its ``turn``-th turn."""
-    match iterable:
-        case Items(items=items) if items:
-            return items[turn % len(items)]
-        case Derived(kind="parameters", source=source):
-            return Derived("parameter", source, str(machine.guard_depth))
-        case Derived(kind="named_parameters", source=source):
-            name = machine.fresh(uid, state, f"name{turn}")
-            return Items("tuple", (name, Derived("parameter", source, str(machine.guard_depth))))
-        case Derived(kind="modules", source=source):
-            return Derived("submodule", source, "partly")
-        case Derived(kind="named_modules", source=source):
-            return Items("tuple", (machine.fresh(uid, state, f"name{turn}"), Derived("submodule", source, "partly")))
-        case Derived(kind="enumerate", source=source, note=start):
-            number = _turn(machine, turn, uid, state) if not start else machine.fresh(uid, state, f"turn{turn}")
-            return Items("tuple", (number, element_of(machine, source, turn, uid, state)))
-        case Derived(kind="adapter_items"):
-            return Items("tuple", (Derived("adapter_key", iterable, str(turn)), machine.fresh(uid, state, f"tensor{turn}")))
-        case Derived(kind="range"):
-            return _turn(machine, turn, uid, state)
-        case _:
-            return machine.fresh(uid, state, f"item{turn}")
-
-
-def _turn(machine: Machine, turn: int, uid: int, state: State) -> Value:
-    """The number of a turn: zero, then anything but zero, so that what is done in the first turn is done in that one alone."""
-    number = machine.fresh(uid, state, f"turn{turn}")
-    if machine.turns(number) < 2:
-        return number
-    if turn == 0:
-        return Known(0)
-    state.conds[number.key], state.conds[f"{number.key}==0"] = True, False
-    return number
-
-
-def item_of(machine: Machine, value: Value, index: int, uid: int, state: State) -> Value:
-    """``value[index]``."""
-    match value:
-        case Items(items=items) if index < len(items):
-            return items[index]
-        case Unknown(key=key):
-            return Unknown(f"{key}[{index}]")
-        case _:
-            return machine.fresh(uid, state)
-
-
 def _name(machine: Machine, node: ir.Name, state: State, scope: int) -> Outcomes:
     return [(machine.lookup(node.id, scope, state), state)]
 
@@ -124,60 +70,6 @@ def _attr(machine: Machine, node: ir.Attr, state: State, scope: int) -> Outcomes
     for receiver, after in evaluate(machine, node.value, state, scope):
         outcomes += attribute(machine, receiver, node.name, after)
     return outcomes
-
-
-def attribute(machine: Machine, receiver: Value, name: str, state: State) -> Outcomes:
-    """``receiver.name``; a property of this file's classes is entered."""
-    oid = state.oid(receiver)
-    if oid is not None:
-        stored = state.attrs.get((oid, name))
-        if stored is not None:
-            return [(stored, state)]
-        own = _from_class(machine, oid, receiver, name, state)
-        if own is not None:
-            return own
-        return [(attribute_of(receiver, name, state), state)]
-    match receiver:
-        case Ref(name=dotted):
-            return [(Ref(canonical(f"{dotted}.{name}")), state)]
-        case UserModule(scope=scope):
-            return [(state.vars.get((scope, name)) or Unknown(f"module{scope}.{name}"), state)]
-        case UserClass():
-            found = calls.find_in_class(receiver, name, state)
-            return [(found or Unknown(f"{receiver.node.name}.{name}"), state)]
-        case Super(receiver=inner, owner=owner):
-            return [(_from_super(inner, owner, name, state), state)]
-        case Unknown(key=key):
-            return [(state.attrs.get((key, name)) or Unknown(f"{key}.{name}"), state)]
-        case _:
-            return [(attribute_of(receiver, name, state), state)]
-
-
-def _from_class(machine: Machine, oid: Oid, receiver: Value, name: str, state: State) -> Outcomes | None:
-    cls = state.attrs.get((oid, "__class__"))
-    if not isinstance(cls, UserClass):
-        return None
-    found = calls.find_in_class(cls, name, state)
-    if not isinstance(found, Function):
-        return None if found is None else [(found, state)]
-    if isinstance(found.node, ir.Function):
-        kinds = {d.id if isinstance(d, ir.Name) else getattr(d, "name", "") for d in found.node.decorators}
-        if kinds & {"property", "cached_property"}:
-            return calls.enter(machine, found, receiver, {}, state)
-        if "staticmethod" in kinds:
-            return [(found, state)]
-    return [(Method(receiver, name, found), state)]
-
-
-def _from_super(inner: Value, owner: UserClass, name: str, state: State) -> Value:
-    for base in owner.bases:
-        if isinstance(base, UserClass):
-            found = calls.find_in_class(base, name, state)
-            if isinstance(found, Function):
-                return Method(inner, name, found)
-        elif isinstance(base, Ref):
-            return Derived("super", inner, f"{base.name}.{name}")
-    return Unknown(f"super.{name}")
 
 
 def _call(machine: Machine, node: ir.Call, state: State, scope: int) -> Outcomes:
@@ -339,26 +231,7 @@ def _walrus(machine: Machine, node: ir.Walrus, state: State, scope: int) -> Outc
 
 
 def _comprehension(machine: Machine, node: ir.Comprehension, state: State, scope: int) -> Outcomes:
-    for target, iterable, conditions in node.clauses:
-        source, state = single(machine, iterable, state, scope)
-        element = element_of(machine, source, 0, node.uid, state)
-        if isinstance(target, ir.Name):
-            machine.bind(target.id, element, scope, state)
-        elif isinstance(target, ir.Sequence):
-            for index, part in enumerate(target.items):
-                if isinstance(part, ir.Name):
-                    machine.bind(part.id, item_of(machine, element, index, part.uid, state), scope, state)
-        for condition in conditions:
-            _, state = single(machine, condition, state, scope)
-    values = []
-    for element_node in node.elements:
-        value, state = single(machine, element_node, state, scope)
-        values.append(value)
-    match values[-1]:
-        case Derived(kind="parameter", source=origin):
-            return [(Derived("parameters", origin), state)]
-        case _:
-            return [(machine.fresh(node.uid, state), state)]
+    return elements.comprehension(machine, node, state, scope)
 
 
 def _star(machine: Machine, node: ir.Star, state: State, scope: int) -> Outcomes:
@@ -397,4 +270,4 @@ _HANDLERS: dict[type[ir.Expr], Callable[..., Outcomes]] = {
     ir.Opaque: _opaque,
 }
 
-__all__ = ["NEVER", "attribute", "element_of", "evaluate", "item_of", "many", "single"]
+__all__ = ["NEVER", "evaluate", "many", "single"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loradoctor.lint.flow import survey
+from loradoctor.lint.flow import statements, survey
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import Known, Ref, UserModule, Value
 from loradoctor.lint.libraries import canonical
@@ -55,7 +55,7 @@ def module(machine: Machine, unit: Unit, state: State) -> int:
     state.vars[scope, "__name__"] = Known(path)
     stack, loops, machine.stack, machine.loop_depth = machine.stack, machine.loop_depth, [], 0
     try:
-        after = machine.block(unit.program.body, [state.fork()], scope).normal
+        after = statements.block(machine, unit.program.body, [state.fork()], scope).normal
     finally:  # the calls this import happens in put their own frames away
         machine.stack, machine.loop_depth = stack, loops
     if after:

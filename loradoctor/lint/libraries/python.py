@@ -46,7 +46,7 @@ def _isinstance(context: Context) -> Value | None:
 
 
 def _getattr(context: Context) -> Value | None:
-    from loradoctor.lint.flow.evaluate import attribute
+    from loradoctor.lint.flow.attributes import attribute
 
     name = context.known("name")
     receiver = context.arg("object")

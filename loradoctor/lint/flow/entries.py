@@ -1,0 +1,52 @@
+"""What nothing in a file calls: functions and methods that are run with arguments nothing is known of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loradoctor.lint import ir
+from loradoctor.lint.flow import classes, functions
+from loradoctor.lint.flow.state import State
+from loradoctor.lint.flow.values import (
+    Function,
+    Table,
+    Unknown,
+    UserClass,
+    Value,
+)
+
+if TYPE_CHECKING:
+    from loradoctor.lint.flow.machine import Machine
+
+
+def run_uncalled(machine: Machine, world: State) -> None:
+    """Run every function and method that the module itself did not call."""
+    machine.functions = [(f, owner) for f, owner in machine.functions if machine.program.holds(f.node)]
+    called = {w for f, _ in machine.functions if isinstance(f.node, ir.Function) for w in f.node.words}
+    pending = sorted(machine.functions, key=lambda item: isinstance(item[0].node, ir.Function) and item[0].node.name in called)
+    machine.uncalled = True
+    for function, owner in pending:
+        if id(function.node) in machine.entered or not machine.worth_entering(function):
+            continue
+        if owner is not None and function.node.name == "__init__":  # type: ignore[union-attr]
+            _instance(machine, owner, world.fork())
+            continue
+        if owner is None:
+            functions.enter(machine, function, None, _unknown_arguments(function), world.fork())
+            continue
+        for receiver, state in _instance(machine, owner, world.fork())[:2]:
+            functions.enter(machine, function, receiver, _unknown_arguments(function, skip=1), state)
+
+
+def _instance(machine: Machine, owner: UserClass, state: State) -> list[tuple[Value, State]]:
+    """An object of a class of this file, built by its ``__init__`` with unknown arguments."""
+    initialise = classes.find_method(owner, "__init__", state)
+    return classes.construct(machine, owner, None, state, _unknown_arguments(initialise, skip=1) if initialise else None)
+
+
+def _unknown_arguments(function: Function, skip: int = 0) -> dict[str, Value]:
+    name = function.node.name if isinstance(function.node, ir.Function) else "lambda"
+    arguments: dict[str, Value] = {}
+    for param in function.node.params[skip:]:
+        arguments[param.name] = Table((), complete=False) if param.star == "**" else Unknown(f"{name}({param.name})")
+    return arguments

@@ -1,0 +1,124 @@
+"""Functions of this file: arguments to parameters, and the body run with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from loradoctor.lint import ir
+from loradoctor.lint.flow import evaluate, statements
+from loradoctor.lint.flow.state import State, merge_equal
+from loradoctor.lint.flow.trace import Binding
+from loradoctor.lint.flow.values import (
+    NONE,
+    Function,
+    Items,
+    Table,
+    Unknown,
+    Value,
+)
+
+if TYPE_CHECKING:
+    from loradoctor.lint.flow.machine import Machine
+
+Outcomes = list[tuple[Value, State]]
+Passed = tuple[tuple[ir.Arg, Value], ...]
+
+DEPTH = 12
+"""How deep calls of this file's own functions are followed."""
+RESULTS = 6
+"""How many different outcomes of one call are kept apart."""
+_RESULT = (-1, "result")
+
+
+def bind(params: tuple[str, ...], passed: Passed) -> Binding:
+    """Match arguments to the parameter names of a library function; ``*rest`` in ``params`` takes what is left over."""
+    values: dict[str, Value] = {}
+    args: dict[str, ir.Arg] = {}
+    positional: list[Value] = []
+    opened = False
+    for arg, value in passed:
+        if arg.star == "**":
+            if isinstance(value, Table):
+                values |= {str(k): v for k, v in value.items if str(k) not in values}
+            opened |= not (isinstance(value, Table) and value.complete)
+        elif arg.star == "*":
+            opened |= not isinstance(value, Items)
+            positional += value.items if isinstance(value, Items) else ()
+        elif arg.name is not None:
+            values[arg.name], args[arg.name] = value, arg
+        else:
+            if not opened and len(positional) < len(params):
+                args[params[len(positional)]] = arg
+            positional.append(value)
+    for name, value in zip(params, positional, strict=False):
+        values.setdefault(name, value)
+    return Binding(values, args, opened, tuple(positional))
+
+
+def bind_own(machine: Machine, function: Function, passed: Passed, skip: int, state: State) -> dict[str, Value]:
+    """Arguments by parameter name for a function of this file, defaults filled in."""
+    params = function.node.params[skip:]
+    plain = tuple(p.name for p in params if not p.star and not p.keyword_only)
+    binding = bind(plain, passed)
+    values: dict[str, Value] = {}
+    for param in params:
+        found = binding.values.get(param.name)
+        if param.star == "*":
+            found = Items("tuple", binding.positional[len(plain) :])
+        elif param.star == "**":
+            named = {p.name for p in params}
+            extra = tuple((k, v) for k, v in binding.values.items() if k not in named)
+            found = Table(extra, complete=not binding.open)
+        elif found is None and binding.open:
+            found = Unknown(f"unseen:{param.name}@{id(function.node)}")
+        elif found is None and param.default is not None:
+            found, _ = evaluate.single(machine, param.default, state, function.scope)
+        values[param.name] = found or Unknown(f"missing:{param.name}@{id(function.node)}")
+    return values
+
+
+def enter(machine: Machine, function: Function, receiver: Value | None, arguments: Mapping[str, Value], state: State) -> Outcomes:
+    """Run a function of this file with these arguments; the results of all its paths, alike ones joined."""
+    node = function.node
+    if node in machine.stack or len(machine.stack) >= DEPTH:
+        return [(machine.fresh(node.uid, state), state)]
+    scope = machine.new_scope(function.scope, owner=function.owner, self_value=receiver)
+    for name, value in arguments.items():
+        state.vars[scope, name] = value
+    if receiver is not None and node.params:
+        state.vars[scope, node.params[0].name] = receiver
+    if isinstance(node, ir.Lambda):
+        return [(value, _forget(scope, after)) for value, after in evaluate.evaluate(machine, node.body, state, scope)]
+    machine.entered.add(id(node))
+    machine.stack.append(node)
+    loops, guards = machine.loop_depth, machine.guard_depth
+    machine.guard_depth = 0
+    try:
+        if not machine.worth_entering(function):
+            return [(machine.fresh(node.uid, state), _forget(scope, state))]
+        flow = statements.block(machine, node.body, [state], scope)
+    finally:
+        machine.stack.pop()
+        machine.loop_depth, machine.guard_depth = loops, guards
+    outcomes = flow.returned + [(NONE, s) for s in flow.normal]
+    if node.generator:
+        outcomes = [(machine.fresh(node.uid, s), s) for _, s in outcomes]
+    nested = any(isinstance(s, (ir.Function, ir.Class)) for s in node.body)
+    return _join(machine, [(value, after if nested else _forget(scope, after)) for value, after in outcomes])
+
+
+def _forget(scope: int, state: State) -> State:
+    state.vars = {k: v for k, v in state.vars.items() if k[0] != scope}
+    return state
+
+
+def _join(machine: Machine, outcomes: Outcomes) -> Outcomes:
+    if len(outcomes) < 2:
+        return outcomes
+    for value, state in outcomes:
+        state.vars[_RESULT] = value
+    joined, cut = merge_equal([state for _, state in outcomes], RESULTS)
+    if cut:
+        machine.trace.complete = False
+    return [(state.vars.pop(_RESULT), state) for state in joined]

@@ -6,10 +6,14 @@ the module; only :mod:`loradoctor.lint.lower` looks inside a ``ref``.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Literal
 
 from loradoctor.lint.record import node
+
+numbers = itertools.count()
+"""Numbers are never used twice in a process, so that the nodes of several files can meet in one analysis."""
 
 
 @node

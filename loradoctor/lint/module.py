@@ -8,12 +8,13 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from loradoctor.diagnostic import Edit, Finding, Fix, Location, Related, Severity
-from loradoctor.lint import ir
+from loradoctor.lint import ir, lower
 from loradoctor.lint.flow.facts import Facts, Model, Peft
 from loradoctor.lint.flow.machine import Machine
 from loradoctor.lint.flow.trace import Store, Trace, Visit
 from loradoctor.lint.flow.values import Known, Obj, Oid, Unknown, Value
 from loradoctor.lint.libraries import WELL_KNOWN, vocabulary
+from loradoctor.lint.lower import Tree
 from loradoctor.lint.project import Project, Unit
 from loradoctor.lint.source import Source
 from loradoctor.lint.versions import Version, for_file
@@ -27,10 +28,8 @@ def analyse(source: Source, targets: Mapping[str, str] | None = None) -> Module:
 
     Raises :class:`loradoctor.lint.lower.ParseError`.
     """
-    from loradoctor.lint import lower  # here, so that listing rules does not pay for libcst
-
     tree = lower.parse(source.text)
-    program = lower.lower(tree)
+    program = tree.lower()
     project = Project(source.path)
     machine = Machine(program, vocabulary(), project, WELL_KNOWN if source.kind == "markdown" else {})
     trace = machine.run()
@@ -129,7 +128,7 @@ class Module:
     """A source after execution."""
 
     source: Source
-    tree: object
+    tree: Tree
     program: ir.Program
     trace: Trace
     imports: frozenset[str]
@@ -229,10 +228,6 @@ class Module:
 
     # -- places
 
-    @cached_property
-    def _spans(self) -> dict[int, dict[int, tuple[int, int]]]:
-        return {}
-
     def unit(self, node: ir.Node | ir.Arg) -> Unit:
         """The file that a node stands in."""
         where = node if isinstance(node, ir.Node) else node.value
@@ -241,13 +236,7 @@ class Module:
 
     def span(self, node: ir.Node | ir.Arg) -> tuple[int, int]:
         """Character offsets of a node in its file's text."""
-        from loradoctor.lint import lower
-
-        unit = self.unit(node)
-        known = self._spans.get(unit.program.first)
-        if known is None:
-            known = self._spans[unit.program.first] = lower.spans(unit.tree)  # type: ignore[arg-type]
-        return known.get(id(node.ref), (0, 0))
+        return self.unit(node).tree.span(node.ref)
 
     def text(self, node: ir.Node | ir.Arg) -> str:
         """The source of a node."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from loradoctor.lint import files, ir
+from loradoctor.lint import files, ir, lower
 from loradoctor.lint.libraries import is_harmless
 from loradoctor.lint.source import Source, SourceError
 
@@ -22,7 +22,7 @@ class Unit:
     """A parsed and lowered file."""
 
     source: Source
-    tree: object
+    tree: lower.Tree
     program: ir.Program
 
 
@@ -98,14 +98,12 @@ def _is_file(path: str) -> bool:
 @lru_cache(maxsize=64)
 def _read(path: str) -> Unit | None:
     """A file that is worth following: it can be read and parsed, and a rule could have something to say about it."""
-    from loradoctor.lint import lower  # here, so that listing rules does not pay for libcst
-
     try:
         data = files.read(path)
         if len(data) > _SIZE or not files.wraps_models(data):
             return None
         source = Source.from_bytes(path, data)
         tree = lower.parse(source.text)
-        return Unit(source, tree, lower.lower(tree))
+        return Unit(source, tree, tree.lower())
     except (OSError, ValueError, SourceError, RecursionError):
         return None

@@ -262,10 +262,11 @@ class With(Stmt):
 
 @node
 class Handler:
-    """An ``except`` clause."""
+    """An ``except`` clause; ``catches`` are the last names of its exceptions, none for a bare one."""
 
     name: str | None
     body: tuple[Stmt, ...]
+    catches: tuple[str, ...] = ()
 
 
 @node
@@ -280,12 +281,17 @@ class Try(Stmt):
 
 @node
 class Case:
-    """A ``case``: the names its pattern binds, its literal or None, its guard, its body."""
+    """A ``case``: the names its pattern binds, its guard, its body.
+
+    A pattern of literals alone has them as ``literals``, a bare class pattern (``case PeftModel():``) the class as ``cls``.
+    """
 
     names: tuple[str, ...]
     guard: Expr | None
     wildcard: bool
     body: tuple[Stmt, ...]
+    literals: tuple[object, ...] = ()
+    cls: Expr | None = None
 
 
 @node
@@ -310,12 +316,13 @@ class Function(Stmt):
 
 @node
 class Class(Stmt):
-    """A class definition."""
+    """A class definition; ``fields`` are the names that its body annotates, in order."""
 
     name: str
     bases: tuple[Arg, ...]
     body: tuple[Stmt, ...]
     decorators: tuple[Expr, ...]
+    fields: tuple[str, ...] = ()
 
 
 @node

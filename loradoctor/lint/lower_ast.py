@@ -104,7 +104,7 @@ class _Lowering:
 
     def try_(self, node: Any) -> ir.Stmt:
         body = self.block(node.body)
-        handlers = tuple([ir.Handler(h.name, self.block(h.body)) for h in node.handlers])
+        handlers = tuple([ir.Handler(h.name, self.block(h.body), _caught(h.type)) for h in node.handlers])
         final = self.block(node.finalbody)
         return ir.Try(self.uid(), node, body, handlers, self.block(node.orelse), final)
 
@@ -116,7 +116,21 @@ class _Lowering:
         bound = [getattr(p, "rest" if isinstance(p, ast.MatchMapping) else "name", None) for p in ast.walk(node.pattern)]
         wildcard = isinstance(node.pattern, ast.MatchAs) and node.pattern.pattern is None
         guard = self.expr(node.guard) if node.guard else None
-        return ir.Case(tuple(name for name in bound if name), guard, wildcard, self.block(node.body))
+        bare = isinstance(node.pattern, ast.MatchClass) and not (node.pattern.patterns or node.pattern.kwd_attrs)
+        cls = self.expr(node.pattern.cls) if bare and isinstance(node.pattern, ast.MatchClass) else None
+        body = self.block(node.body)
+        return ir.Case(tuple(name for name in bound if name), guard, wildcard, body, self.literals(node.pattern), cls)
+
+    def literals(self, pattern: ast.pattern) -> tuple[object, ...]:
+        """The values that a pattern matches, none when it is not of literals alone."""
+        options = pattern.patterns if isinstance(pattern, ast.MatchOr) else [pattern]
+        found: list[object] = []
+        for option in options:
+            if isinstance(option, ast.MatchSingleton):
+                found.append(option.value)
+            elif isinstance(option, ast.MatchValue) and isinstance(value := self.expr(option.value), ir.Const):
+                found.append(value.value)
+        return tuple(found) if len(found) == len(options) else ()
 
     def function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ir.Stmt:
         outer_words, outer_yields = self.words, self.yields
@@ -133,7 +147,9 @@ class _Lowering:
     def class_(self, node: ast.ClassDef) -> ir.Stmt:
         bases = self.args(node, node.bases, node.keywords)
         decorators = tuple([self.expr(d) for d in node.decorator_list])
-        return ir.Class(self.uid(), node, node.name, bases, self.block(node.body), decorators)
+        body = self.block(node.body)
+        fields = tuple([s.target.id for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)])
+        return ir.Class(self.uid(), node, node.name, bases, body, decorators, fields)
 
     def return_(self, node: ast.Return) -> ir.Stmt:
         return ir.Return(self.uid(), node, self.expr(node.value) if node.value else None)
@@ -309,6 +325,11 @@ class _Lowering:
         return ir.Comprehension(self.uid(), node, type(node).__name__, tuple([self.expr(e) for e in elements]), tuple(clauses))
 
 
+def _caught(types: ast.expr | None) -> tuple[str, ...]:
+    each = types.elts if isinstance(types, ast.Tuple) else [] if types is None else [types]
+    return tuple([t.attr if isinstance(t, ast.Attribute) else getattr(t, "id", "") for t in each])
+
+
 _DISPLAYS: dict[type[ast.AST], Literal["list", "tuple", "set"]] = {ast.List: "list", ast.Tuple: "tuple", ast.Set: "set"}
 
 _OPERATORS: dict[type[ast.AST], str] = {
@@ -318,6 +339,10 @@ _OPERATORS: dict[type[ast.AST], str] = {
     ast.NotEq: "!=",
     ast.In: "in",
     ast.NotIn: "not in",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
     ast.Add: "+",
     ast.Div: "/",
     ast.Mod: "%",

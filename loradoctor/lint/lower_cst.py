@@ -148,7 +148,11 @@ class _Lowering:
     def try_(self, node: cst.Try | cst.TryStar) -> tuple[ir.Stmt, ...]:
         body = self.suite(node.body)
         handlers = tuple(
-            ir.Handler(h.name.name.value if h.name and isinstance(h.name.name, cst.Name) else None, self.suite(h.body))
+            ir.Handler(
+                h.name.name.value if h.name and isinstance(h.name.name, cst.Name) else None,
+                self.suite(h.body),
+                tuple(_dotted(t).rpartition(".")[2] for t in _exceptions(h.type)),
+            )
             for h in node.handlers
         )
         final = self.suite(node.finalbody.body) if node.finalbody else ()
@@ -170,7 +174,16 @@ class _Lowering:
             pending += part.children
         wildcard = isinstance(node.pattern, cst.MatchAs) and node.pattern.pattern is None
         guard = self.expr(node.guard) if node.guard else None
-        return ir.Case(tuple(names), guard, wildcard, self.suite(node.body))
+        bare = isinstance(node.pattern, cst.MatchClass) and not (node.pattern.patterns or node.pattern.kwds)
+        cls = self.expr(node.pattern.cls) if bare and isinstance(node.pattern, cst.MatchClass) else None
+        return ir.Case(tuple(names), guard, wildcard, self.suite(node.body), self.literals(node.pattern), cls)
+
+    def literals(self, pattern: cst.MatchPattern) -> tuple[object, ...]:
+        """The values that a pattern matches, none when it is not of literals alone."""
+        options = [o.pattern for o in pattern.patterns] if isinstance(pattern, cst.MatchOr) else [pattern]
+        found = [self.expr(o.value) for o in options if isinstance(o, (cst.MatchValue, cst.MatchSingleton))]
+        known = tuple(f.value for f in found if isinstance(f, ir.Const))
+        return known if len(known) == len(options) else ()
 
     def function(self, node: cst.FunctionDef) -> tuple[ir.Stmt, ...]:
         outer_words, outer_yields = self.words, self.yields
@@ -185,7 +198,11 @@ class _Lowering:
     def class_(self, node: cst.ClassDef) -> tuple[ir.Stmt, ...]:
         bases = self.args((*node.bases, *node.keywords))
         decorators = tuple(self.expr(d.decorator) for d in node.decorators)
-        return (ir.Class(self.uid(), node, node.name.value, bases, self.suite(node.body), decorators),)
+        body = self.suite(node.body)
+        lines = (s for s in node.body.body if isinstance(s, cst.SimpleStatementLine))
+        annotated = (s.target for line in lines for s in line.body if isinstance(s, cst.AnnAssign))
+        fields = tuple(t.value for t in annotated if isinstance(t, cst.Name))
+        return (ir.Class(self.uid(), node, node.name.value, bases, body, decorators, fields),)
 
     def return_(self, node: cst.Return) -> tuple[ir.Stmt, ...]:
         return (ir.Return(self.uid(), node, self.expr(node.value) if node.value else None),)
@@ -376,6 +393,12 @@ class _Lowering:
         return ir.Comprehension(self.uid(), node, type(node).__name__, tuple(self.expr(e) for e in elements), tuple(clauses))
 
 
+def _exceptions(caught: cst.BaseExpression | None) -> list[cst.BaseExpression]:
+    if isinstance(caught, cst.Tuple):
+        return [e.value for e in caught.elements]
+    return [] if caught is None else [caught]
+
+
 def _dotted(node: cst.BaseExpression) -> str:
     if isinstance(node, cst.Attribute):
         return f"{_dotted(node.value)}.{node.attr.value}"
@@ -389,6 +412,10 @@ _OPERATORS: dict[type[cst.CSTNode], str] = {
     cst.NotEqual: "!=",
     cst.In: "in",
     cst.NotIn: "not in",
+    cst.LessThan: "<",
+    cst.LessThanEqual: "<=",
+    cst.GreaterThan: ">",
+    cst.GreaterThanEqual: ">=",
     cst.Add: "+",
     cst.Divide: "/",
     cst.Modulo: "%",

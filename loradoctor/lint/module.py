@@ -8,12 +8,15 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from loradoctor.diagnostic import Edit, Finding, Fix, Location, Related, Severity
-from loradoctor.lint import ir, lower
-from loradoctor.lint.flow.facts import Facts, Model, Peft
+from loradoctor.lint import artifacts, ir, lower
+from loradoctor.lint.artifacts import Artifact
+from loradoctor.lint.flow import paths
+from loradoctor.lint.flow.facts import Directory, Facts, Model, Peft
 from loradoctor.lint.flow.machine import Machine
 from loradoctor.lint.flow.trace import Store, Trace, Visit
 from loradoctor.lint.flow.values import Known, Obj, Oid, Unknown, Value
 from loradoctor.lint.libraries import WELL_KNOWN, vocabulary
+from loradoctor.lint.libraries.effects import directory
 from loradoctor.lint.lower import Tree
 from loradoctor.lint.project import Project, Unit
 from loradoctor.lint.source import Source
@@ -34,7 +37,7 @@ def analyse(source: Source, targets: Mapping[str, str] | None = None) -> Module:
     machine = Machine(program, vocabulary(), project, WELL_KNOWN if source.kind == "markdown" else {})
     trace = machine.run()
     others = tuple(project.units.values())
-    return Module(source, tree, program, trace, frozenset(machine.imports), others=others, targets=targets or {})
+    return Module(source, tree, program, trace, frozenset(machine.imports), others, targets or {}, project)
 
 
 @dataclass(slots=True)
@@ -63,6 +66,18 @@ class Arrival:
         if isinstance(value, Obj):
             return value.oid
         return value.key if isinstance(value, Unknown) and value.key in self.visit.heap else None
+
+    def kept(self, path: Value | None) -> Directory | None:
+        """What a directory holds at this moment: what this script has put there or, where it has not, a neighbour."""
+        oid = directory(path)
+        own = self.visit.heap.get(oid) if oid is not None else None
+        if isinstance(own, Directory) and not self.module.only_loaded(own):
+            return own
+        found = None if self.module.writes(path) else self.module.elsewhere(path)
+        if found is None or found.kind not in ("adapter", "merged"):
+            return own if isinstance(own, Directory) else None
+        held = {"adapter": found.node} if found.kind == "adapter" else {"merged": found.node}
+        return Directory(found.node, **held, assumed=found.assumed)
 
     def maker(self, value: Value | None) -> Arrival | None:
         """The visit of the call that made an object, if it is in sight."""
@@ -134,6 +149,49 @@ class Module:
     imports: frozenset[str]
     others: tuple[Unit, ...] = ()
     targets: Mapping[str, str] = field(default_factory=dict)
+    project: Project = field(default_factory=lambda: Project(""))
+
+    @property
+    def consulted(self) -> frozenset[str]:
+        """Every other path that the findings rest on: files, absent files an import could have meant, directories (their names).
+
+        Rules look further while they run: ask when they are done.
+        """
+        return frozenset(self.project.consulted)
+
+    @cached_property
+    def written(self) -> tuple[Artifact, ...]:
+        """What this script leaves on disk."""
+        return artifacts.written(self)
+
+    @cached_property
+    def _found_elsewhere(self) -> dict[Value, Artifact | None]:
+        return {}
+
+    def writes(self, path: Value | None) -> frozenset[str]:
+        """The kinds of things that this script itself puts at a path, at whatever moment."""
+        where = paths.place(path, self.trace.defaults)
+        return frozenset(a.kind for a in self.written if where is not None and a.path == paths.pattern(where.text))
+
+    def elsewhere(self, path: Value | None) -> Artifact | None:
+        """What a neighbouring script has put at a path."""
+        if path is None:
+            return None
+        if path not in self._found_elsewhere:
+            self._found_elsewhere[path] = artifacts.elsewhere(self, path)
+        return self._found_elsewhere[path]
+
+    def only_loaded(self, held: Directory) -> bool:
+        """Whether all that is known of a directory is that an adapter was loaded from it."""
+        site = self.sites.get(held.adapter.uid) if held.adapter is not None else None
+        return held.merged is None and site is not None and site.name.startswith("peft.")
+
+    def site(self, node: ir.Node | None) -> Site | None:
+        """The site of a call in this script, or in the neighbour that wrote what this one reads."""
+        if node is None:
+            return None
+        neighbours = (found.module for found in self._found_elsewhere.values() if found is not None)
+        return next((m.sites[node.uid] for m in (self, *neighbours) if node.uid in m.sites), None)
 
     @cached_property
     def sites(self) -> dict[int, Site]:
@@ -231,8 +289,17 @@ class Module:
     def unit(self, node: ir.Node | ir.Arg) -> Unit:
         """The file that a node stands in."""
         where = node if isinstance(node, ir.Node) else node.value
+        if self.program.holds(where):
+            return Unit(self.source, self.tree, self.program)
         other = next((u for u in self.others if u.program.holds(where)), None)
-        return other or Unit(self.source, self.tree, self.program)
+        if other is not None:
+            return other
+        neighbours = (found.module for found in self._found_elsewhere.values() if found is not None)
+        return next((m.unit(node) for m in neighbours if m.holds(where)), Unit(self.source, self.tree, self.program))
+
+    def holds(self, node: ir.Node) -> bool:
+        """Whether a node stands in this file or in one that its analysis followed."""
+        return self.program.holds(node) or any(u.program.holds(node) for u in self.others)
 
     def span(self, node: ir.Node | ir.Arg) -> tuple[int, int]:
         """Character offsets of a node in its file's text."""

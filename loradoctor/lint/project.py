@@ -28,10 +28,14 @@ class Unit:
 
 @dataclass
 class Project:
-    """What the analysis of one file has followed so far; ``units`` are the other files, by path."""
+    """What the analysis of one file has followed so far; ``units`` are the other files, by path.
+
+    ``consulted`` are all paths whose content or absence the result rests on; of a directory, the names in it.
+    """
 
     path: str
     units: dict[str, Unit] = field(default_factory=dict)
+    consulted: set[str] = field(default_factory=set)
 
     def find(self, dotted: str, importer: str) -> tuple[Unit, tuple[str, ...]] | None:
         """The file of this project that an import of ``dotted`` reads, and the names to look up in it.
@@ -41,7 +45,7 @@ class Project:
         """
         if not importer or importer == "-" or is_harmless(dotted):
             return None
-        for candidate, rest in _candidates(dotted, Path(importer)):
+        for candidate, rest in self._candidates(dotted, Path(importer)):
             unit = self._unit(str(candidate))
             if unit is not None:
                 return unit, rest
@@ -57,22 +61,22 @@ class Project:
             self.units[path] = unit
         return unit
 
-
-def _candidates(dotted: str, importer: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Files the import may mean, the most specific first."""
-    dots = len(dotted) - len(dotted.lstrip("."))
-    parts = tuple(p for p in dotted.lstrip(".").split(".") if p)
-    if dots:
-        here = importer.parent
-        roots = [here if dots == 1 else here.joinpath(*[".."] * (dots - 1))]
-    else:
-        roots = list(_roots(str(importer.parent)))
-    for root in roots:
-        for length in range(len(parts), 0, -1):
-            place = root.joinpath(*parts[:length])
-            for candidate in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
-                if _is_file(str(candidate)):
-                    yield candidate, parts[length:]
+    def _candidates(self, dotted: str, importer: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+        """Files the import may mean, the most specific first."""
+        dots = len(dotted) - len(dotted.lstrip("."))
+        parts = tuple(p for p in dotted.lstrip(".").split(".") if p)
+        if dots:
+            here = importer.parent
+            roots = [here if dots == 1 else here.joinpath(*[".."] * (dots - 1))]
+        else:
+            roots = list(_roots(str(importer.parent)))
+        for root in roots:
+            for length in range(len(parts), 0, -1):
+                place = root.joinpath(*parts[:length])
+                for candidate in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
+                    self.consulted.add(str(candidate))
+                    if _is_file(str(candidate)):
+                        yield candidate, parts[length:]
 
 
 @lru_cache(maxsize=4096)

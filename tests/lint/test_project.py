@@ -9,7 +9,15 @@ import pytest
 
 from loradoctor.config import Settings
 from loradoctor.diagnostic import Report
+from loradoctor.lint import neighbours
+from loradoctor.lint.module import analyse
 from loradoctor.lint.run import lint
+from loradoctor.lint.source import Source
+from loradoctor.registry import all_rules
+from tests.lint.fixture_files import FIXTURES, expected, lint_bytes, reported
+
+PROJECTS = sorted((FIXTURES / "projects").rglob("*.py"))
+SEVERITIES = {rule.code: rule.severity.value for rule in all_rules()}
 
 MODELS = """
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -95,3 +103,35 @@ def test_a_broken_neighbour_is_its_own_problem(tmp_path: Path) -> None:
         train="from models import build\nfrom peft import PeftModel\nPeftModel.from_pretrained(build(), 'x')\n",
     )
     assert found(lint([str(tmp_path / "train.py")], Settings())) == []
+
+
+@pytest.mark.parametrize("path", PROJECTS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_what_one_script_saves_another_loads(path: Path) -> None:
+    found = tuple(d for d in lint_bytes(path) if d.severity.value != "info" or d.code in path.read_text())
+    assert reported(found) == expected(path, SEVERITIES)
+    for diagnostic in found:
+        assert any(Path(r.location.path) != path for r in diagnostic.related), "the other place is in the other script"
+
+
+def test_who_is_asked_is_told(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        models=MODELS,
+        train="from models import build\nmodel = build()\nmodel.save_pretrained('out')\n",
+        use="from peft import AutoPeftModelForCausalLM\nmodel = AutoPeftModelForCausalLM.from_pretrained('out')\n",
+    )
+    module = analyse(Source.read(str(tmp_path / "use.py")))
+    assert module.consulted == frozenset()
+    (load,) = module.calls("peft.AutoPeftModelForCausalLM.from_pretrained")
+    assert load.arrivals[0].kept(load.arrivals[0].arg("model_id"))
+    assert {Path(p).name for p in module.consulted} >= {tmp_path.name, "train.py", "use.py", "models.py"}
+
+
+def test_a_collection_of_examples_is_no_project(tmp_path: Path) -> None:
+    text = "from peft import AutoPeftModelForCausalLM\nm = AutoPeftModelForCausalLM.from_pretrained('a')\nm = m.merge_and_unload()\n"
+    write(tmp_path, **{f"example{n}": f"{text}m.save_pretrained('merged{n}')\n" for n in range(13)})
+    write(tmp_path, use="from peft import AutoPeftModelForCausalLM\nAutoPeftModelForCausalLM.from_pretrained('merged3')\n")
+    assert found(lint([str(tmp_path / "use.py")], Settings())) == []
+    (tmp_path / "example7.py").unlink()
+    neighbours.directory.cache_clear()
+    assert [code for code, *_ in found(lint([str(tmp_path / "use.py")], Settings()))] == ["LD112"]

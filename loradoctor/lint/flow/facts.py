@@ -134,10 +134,14 @@ class Trainer(Facts):
 
 @record
 class Directory(Facts):
-    """A directory this path has saved to: where an adapter, and where a merged model, was written into it."""
+    """A directory: where an adapter, and where a merged model, was written into it.
+
+    ``assumed`` when that it is the same directory rests on the defaults of settings.
+    """
 
     adapter: Site | None = None
     merged: Site | None = None
+    assumed: bool = False
 
 
 @record

@@ -58,11 +58,12 @@ class Store:
 
 @dataclass(slots=True)
 class Trace:
-    """Everything a run recorded."""
+    """Everything a run recorded; ``defaults`` are values that unknown settings have unless their user says otherwise."""
 
     visits: list[Visit] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
     events: dict[tuple[str, Oid], list[ir.Node]] = field(default_factory=dict)
+    defaults: dict[str, Value] = field(default_factory=dict)
     complete: bool = True
 
     def event(self, kind: str, oid: Oid, node: ir.Node) -> None:

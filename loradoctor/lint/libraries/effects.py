@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from loradoctor.lint import ir
+from loradoctor.lint.flow import paths
 from loradoctor.lint.flow.facts import Config, Directory, Facts, Instance, Model, Peft, Trainer
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.trace import Binding
-from loradoctor.lint.flow.values import Derived, Known, Obj, Oid, Template, Unknown, Value
+from loradoctor.lint.flow.values import Derived, Known, Obj, Oid, Unknown, Value
 from loradoctor.lint.record import record, replace
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def as_model(value: Value | None, state: State) -> Value | None:
 
 def directory(path: Value | None) -> Oid | None:
     """The heap identity of a directory, for paths that can be compared."""
-    return f"dir:{path}" if isinstance(path, (Known, Template, Unknown)) else None
+    known = paths.normal(path)
+    return None if known is None else f"dir:{known}"
 
 
 def saved(context: Context, path: Value | None, **what: ir.Node) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint import ir
-from loradoctor.lint.flow.facts import Directory, Model, Peft
-from loradoctor.lint.flow.values import Derived, Known, Template, Unknown
-from loradoctor.lint.libraries.effects import directory
-from loradoctor.lint.module import Arrival, Module
+from loradoctor.lint.flow import paths
+from loradoctor.lint.flow.facts import Model, Peft
+from loradoctor.lint.flow.values import Derived, Known, Template, Unknown, Value
+from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.rule import rule
 
 
@@ -39,33 +39,40 @@ def adapter_applied_twice(module: Module) -> Iterator[Finding]:
     Use the merged model as it is, or the base with the adapter.
     """
 
-    def merged(arrival: Arrival) -> ir.Node | None:
+    def merged(arrival: Arrival) -> tuple[ir.Node, bool] | None:
         base, path = arrival.facts(arrival.arg("model"), Model), arrival.arg("model_id")
         if base is None or base.touched or not isinstance(path, (Known, Template, Unknown)) or arrival.arg("subfolder") is not None:
             return None
-        if base.merged is not None and base.merged_source == path:
-            return base.merged
-        kept = arrival.visit.heap.get(directory(base.source) or "")
-        if base.merged is None and isinstance(kept, Directory) and kept.merged is not None and _source(module, kept.merged) == path:
-            return kept.merged
-        return None
+        if base.merged is not None:
+            return (base.merged, False) if paths.same(base.merged_source, path) else None
+        kept = arrival.kept(base.source)
+        site = module.site(kept.merged) if kept is not None else None
+        if kept is None or kept.merged is None or site is None:
+            return None
+        source = _source(site)
+        if site.module is module:
+            return (kept.merged, False) if paths.same(source, path) else None
+        there, here = paths.place(source, site.module.trace.defaults), paths.place(path, module.trace.defaults)
+        same = there is not None and here is not None and there.text == here.text
+        return (kept.merged, kept.assumed or there.assumed or here.assumed) if there and here and same else None
 
     for site in module.calls("peft.PeftModel*"):
         found = site.sometimes(merged) if site.name.endswith(".from_pretrained") else None
-        if found is not None:
+        told = merged(found) if found is not None else None
+        if told is not None:
             yield site.finding(
                 "an adapter is loaded onto a model that it has been merged into",
-                related=module.related(merged(found), "merged here"),
+                severity=Severity.WARNING if told[1] else None,
+                related=module.related(told[0], "merged here"),
                 help="the update counts twice; use the merged model alone, or load the adapter onto the unmerged base",
             )
 
 
-def _source(module: Module, merge: ir.Node) -> object:
+def _source(merge: Site) -> Value | None:
     """Where the adapter came from that a call merged."""
-    site = module.sites.get(merge.uid)
-    for arrival in site.arrivals if site else ():
+    for arrival in merge.arrivals:
         receiver = arrival.receiver.source if isinstance(arrival.receiver, Derived) else arrival.receiver
         facts = arrival.facts(receiver, Peft)
         if facts is not None and facts.source is not None:
             return facts.source
-    return ()
+    return None

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint import ir
-from loradoctor.lint.flow.facts import Directory, Model, Peft, Trainer
+from loradoctor.lint.flow.facts import Model, Peft, Trainer
 from loradoctor.lint.flow.values import Derived, text_in
-from loradoctor.lint.libraries.effects import directory
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
 
@@ -48,25 +47,26 @@ def adapter_on_other_head(module: Module) -> Iterator[Finding]:
     ```
     """
 
-    def mismatch(arrival: Arrival) -> tuple[str, str, ir.Node] | None:
-        kept = arrival.visit.heap.get(directory(arrival.arg("model_id")) or "")
+    def mismatch(arrival: Arrival) -> tuple[str, str, ir.Node, bool] | None:
         base = arrival.facts(arrival.arg("model"), Model)
-        if not isinstance(kept, Directory) or kept.adapter is None or base is None or base.touched:
+        kept = arrival.kept(arrival.arg("model_id")) if base is not None and not base.touched else None
+        if kept is None or kept.adapter is None or base is None:
             return None
-        save = module.sites.get(kept.adapter.uid)
+        save = module.site(kept.adapter)
         if save is None or save.name not in ("save_pretrained", "save_model") or arrival.arg("subfolder") is not None:
             return None
         trained = {_trained_on(a) for a in save.arrivals}
         before, now = trained.pop() if len(trained) == 1 else None, _kind(base)
-        return (before, now, kept.adapter) if before and now and before != now and "" not in (before, now) else None
+        return (before, now, kept.adapter, kept.assumed) if before and now and before != now and "" not in (before, now) else None
 
     for site in module.calls("peft.PeftModel*"):
         found = site.sometimes(mismatch) if site.name.endswith(".from_pretrained") else None
         told = mismatch(found) if found else None
         if told is not None:
-            before, now, save = told
+            before, now, save, assumed = told
             yield site.finding(
                 f"an adapter trained on a model {before} is loaded onto one {now}",
+                severity=Severity.WARNING if assumed else None,
                 related=module.related(save, "saved here"),
                 help="the names of its tensors do not match: the adapter stays empty; load the same class of model that it was trained on",
             )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Fix, Severity
-from loradoctor.lint import ir
-from loradoctor.lint.flow.facts import Directory, Peft, Trainer
+from loradoctor.lint.flow import paths
+from loradoctor.lint.flow.facts import Peft, Trainer
 from loradoctor.lint.flow.values import Derived, Known, Value
-from loradoctor.lint.libraries.effects import directory
 from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.rule import rule
 
@@ -51,12 +50,13 @@ def adapter_subfolder(module: Module) -> Iterator[Finding]:
         if found is None:
             continue
         names = _names(module, found)
-        kept = found.visit.heap[directory(found.arg("model_id")) or ""]
+        kept = found.kept(found.arg("model_id"))
         auto = site.name.startswith("peft.Auto")  # which hands `subfolder` on to the base model as well
         fix = Fix(f'pass `subfolder="{names[0]}"`', (module.add_argument(site.node, f'subfolder="{names[0]}"'),))
         yield site.finding(
             f"the adapter is loaded from the directory above its own: it was saved as `{names[0]}`",
-            related=module.related(kept.adapter if isinstance(kept, Directory) else None, f"saved here into the folder `{names[0]}`"),
+            severity=Severity.WARNING if kept and kept.assumed else None,
+            related=module.related(kept.adapter if kept else None, f"saved here into the folder `{names[0]}`"),
             help="only the adapter `default` is saved into the directory itself: `Can't find 'adapter_config.json'`; "
             + (f"load the folder `{names[0]}` in it" if auto else f'pass `subfolder="{names[0]}"`'),
             fix=fix if len(names) == 1 and not auto and not any(a.star for a in site.node.args) else None,
@@ -66,11 +66,9 @@ def adapter_subfolder(module: Module) -> Iterator[Finding]:
 def _names(module: Module, arrival: Arrival) -> list[str]:
     """The adapters saved to the directory that is loaded, when none of them is `default`."""
     path = arrival.arg("model_id")
-    kept = arrival.visit.heap.get(directory(path) or "")
-    if arrival.arg("subfolder") is not None or not isinstance(kept, Directory) or not isinstance(kept.adapter, ir.Call):
-        return []
-    save = module.sites.get(kept.adapter.uid)
-    if save is None or save.name not in ("save_pretrained", "save_model") or _loaded_before(module, path, save):
+    kept = arrival.kept(path) if arrival.arg("subfolder") is None else None
+    save = module.site(kept.adapter) if kept is not None else None
+    if save is None or save.name not in ("save_pretrained", "save_model") or _loaded_before(path, save):
         return []
     names: list[str] = []
     for each in save.arrivals:
@@ -91,8 +89,8 @@ def _saved(arrival: Arrival) -> Value | None:
     return arrival.receiver.source if isinstance(arrival.receiver, Derived) else arrival.receiver
 
 
-def _loaded_before(module: Module, path: Value | None, save: Site) -> bool:
+def _loaded_before(path: Value | None, save: Site) -> bool:
     """Whether an adapter was loaded from the directory before, so that it holds one."""
     first = save.arrivals[0].visit.step
-    loads = module.calls("peft.PeftModel*", "peft.AutoPeftModel*", "load_adapter")
-    return any(a.arg("model_id") == path and a.visit.step < first for site in loads for a in site.arrivals)
+    loads = save.module.calls("peft.PeftModel*", "peft.AutoPeftModel*", "load_adapter")
+    return any(paths.same(a.arg("model_id"), path) and a.visit.step < first for site in loads for a in site.arrivals)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint import ir
-from loradoctor.lint.flow.facts import Directory, Model, Peft
+from loradoctor.lint.flow.facts import Model, Peft, Trainer
 from loradoctor.lint.flow.values import Oid
-from loradoctor.lint.libraries.effects import directory
-from loradoctor.lint.module import Arrival, Module
+from loradoctor.lint.module import Arrival, Module, literal
+from loradoctor.lint.rules.tokens_without_resize import new_tokens
 from loradoctor.rule import rule
 
 
@@ -49,24 +49,24 @@ def load_without_resize(module: Module) -> Iterator[Finding]:
     """
     if module.is_test:
         return
-    resized: dict[Oid, ir.Node] = {
-        base[0]: s.node for s in module.calls("resize_token_embeddings") for a in s.arrivals if (base := a.base(a.receiver)) is not None
-    }
+    resized = _resized(module)
 
     def misfit(arrival: Arrival) -> tuple[ir.Node, ir.Node] | None:
         base = arrival.facts(arrival.arg("model"), Model)
         oid = arrival.oid(arrival.arg("model"))
-        path = directory(arrival.arg("model_id"))
-        kept = arrival.visit.heap.get(path) if path is not None else None
-        if base is None or oid in resized or base.touched or base.carries_adapter or not isinstance(kept, Directory):
+        if base is None or base.made is None or oid in resized or base.touched or base.carries_adapter:
             return None
-        save = module.sites.get(kept.adapter.uid) if kept.adapter else None
-        for a in save.arrivals if save and base.made is not None else ():
-            wrapper = a.facts(a.receiver, Peft)
-            trained = a.base(a.receiver)
-            same = trained is not None and trained[1].source is not None and trained[1].source == base.source
-            if save and wrapper and trained and same and trained[0] in resized and save.argument("save_embedding_layers") is None:
-                return save.node, resized[trained[0]]
+        kept = arrival.kept(arrival.arg("model_id"))
+        save = module.site(kept.adapter) if kept is not None and not kept.assumed else None
+        if save is None or save.argument("save_embedding_layers") is not None:
+            return None
+        grown = resized if save.module is module else _grown(save.module)
+        for a in save.arrivals:
+            trainer = a.facts(a.receiver, Trainer)
+            receiver = trainer.model if trainer else a.receiver
+            trained = a.base(receiver) if a.facts(receiver, Peft) else None
+            if trained is not None and trained[1].source is not None and trained[1].source == base.source and trained[0] in grown:
+                return save.node, grown[trained[0]]
         return None
 
     for site in module.calls("peft.PeftModel*"):
@@ -79,3 +79,18 @@ def load_without_resize(module: Module) -> Iterator[Finding]:
             related=(*module.related(places[1], "resized for training here"), *module.related(places[0], "saved with the embeddings here")),
             help="loading fails with a size mismatch; resize the base in the same way before the adapter is loaded",
         )
+
+
+def _resized(module: Module) -> dict[Oid, ir.Node]:
+    """The models whose embeddings are resized, and where."""
+    calls = module.calls("resize_token_embeddings")
+    return {base[0]: site.node for site in calls for a in site.arrivals if (base := a.base(a.receiver)) is not None}
+
+
+def _grown(module: Module) -> dict[Oid, ir.Node]:
+    """Those of another script that are certainly of another size for it: resized to the length of a tokenizer, only if tokens were added."""
+    added = any(new_tokens(a) for site in module.calls("add_tokens", "add_special_tokens") for a in site.arrivals)
+    fixed = {
+        site.node for site in module.calls("resize_token_embeddings") if site.always(lambda a: isinstance(literal(a.arg("new_num_tokens")), int))
+    }
+    return {oid: node for oid, node in _resized(module).items() if added or node in fixed}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
-from loradoctor.lint.flow.facts import Directory, Model, Peft
-from loradoctor.lint.libraries.effects import directory
-from loradoctor.lint.module import Arrival, Module
+from loradoctor.lint.flow.facts import Model, Peft
+from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.rule import rule
 
 _OF_PEFT = (
@@ -100,26 +99,30 @@ def _native(arrival: Arrival) -> bool:
 def _wrapped_again(module: Module) -> Iterator[Finding]:
     """A base that `from_pretrained` took out of an adapter's directory, adapter included, is wrapped."""
 
-    def carried(arrival: Arrival) -> Model | None:
+    def carried(arrival: Arrival) -> tuple[Model, Site | None] | None:
         facts = arrival.facts(arrival.arg("model"), Model)
         if facts is None or facts.source is None or facts.touched or facts.merged or not facts.cls.startswith("transformers."):
             return None
         if arrival.visit.name.endswith("from_pretrained"):
             same = facts.source == arrival.arg("model_id") and arrival.arg("subfolder") is None
-            return facts if same and _merged_and_saved(arrival) else None
-        kept = arrival.visit.heap.get(directory(facts.source) or "")
-        saved_by = module.sites.get(kept.adapter.uid) if isinstance(kept, Directory) and kept.adapter and not kept.merged else None
-        return facts if saved_by is not None and saved_by.name in ("save_pretrained", "save_model") else None
+            return (facts, None) if same and _merged_and_saved(arrival) else None
+        kept = arrival.kept(facts.source)
+        saved_by = module.site(kept.adapter) if kept is not None and not kept.merged and not kept.assumed else None
+        return (facts, saved_by) if saved_by is not None and saved_by.name in ("save_pretrained", "save_model") else None
 
     for site in module.calls("peft.PeftModel*", "peft.get_peft_model"):
         found = site.sometimes(carried)
-        facts = carried(found) if found else None
-        if facts is None:
+        told = carried(found) if found else None
+        if told is None:
             continue
+        facts, saved_by = told
         loads = site.name.endswith("from_pretrained")
         yield site.finding(
             "a model that was loaded from an adapter's directory, adapter included, is wrapped",
-            related=module.related(facts.made, "transformers finds the adapter here and puts it in"),
+            related=(
+                *module.related(facts.made, "transformers finds the adapter here and puts it in"),
+                *module.related(saved_by.node if saved_by else None, "the adapter is saved here"),
+            ),
             help=(
                 "transformers takes the merged model for one with an adapter, and saving it raises `UnboundLocalError`"
                 if loads

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
+from loradoctor.lint.flow import paths
 from loradoctor.lint.flow.facts import Peft
 from loradoctor.lint.flow.values import Known, Template, Value
 from loradoctor.lint.module import Arrival, Module, Site
@@ -54,7 +55,7 @@ def peft_dir_into_pipeline(module: Module) -> Iterator[Finding]:
                     saves.pop(place, None)
     for site in module.calls("load_lora_weights"):
         places = [_path(a.arg("pretrained_model_name_or_path_or_dict")) for a in site.arrivals]
-        found = next((saves[p] for p in places if p is not None and p in saves), None)
+        found = next((saves[p] for p in places if p is not None and p in saves), None) or _neighbour(site)
         if found is not None:
             yield site.finding(
                 "`load_lora_weights` is given a directory that PEFT saved",
@@ -64,7 +65,17 @@ def peft_dir_into_pipeline(module: Module) -> Iterator[Finding]:
 
 
 def _path(value: Value | None) -> Value | None:
-    return value if isinstance(value, (Known, Template)) else None
+    return paths.normal(value) if isinstance(value, (Known, Template)) else None
+
+
+def _neighbour(load: Site) -> Site | None:
+    """The call of a neighbouring script that saves a PEFT model into the directory that is loaded."""
+    for arrival in load.arrivals:
+        kept = arrival.kept(arrival.arg("pretrained_model_name_or_path_or_dict"))
+        save = load.module.site(kept.adapter) if kept is not None and not kept.assumed else None
+        if save is not None and save.module is not load.module and any(_is_unet(a) for a in save.arrivals):
+            return save
+    return None
 
 
 def _is_unet(arrival: Arrival) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
+from loradoctor.lint.artifacts import Artifact
+from loradoctor.lint.flow import paths
 from loradoctor.lint.flow.facts import Instance, Model, Peft
-from loradoctor.lint.flow.values import Derived, Known, Template, Unknown, Value
+from loradoctor.lint.flow.values import Derived, Value
 from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.rule import rule
 
@@ -51,6 +53,15 @@ def pickle_against_state_dict(module: Module) -> Iterator[Finding]:
                 related=module.related(saved.node, "the whole model is saved here"),
                 help="loading fails; save `model.state_dict()` here and there, or use `save_pretrained` and `PeftModel.from_pretrained`",
             )
+            continue
+        found = next((f for a in site.arrivals if (f := _neighbour(a)) is not None), None)
+        if found is not None:
+            yield site.finding(
+                "`load_state_dict` is given a file that holds a whole pickled model, not a state dict",
+                severity=Severity.WARNING if found.assumed else None,
+                related=module.related(found.node, "the whole model is saved here"),
+                help="loading fails; save `model.state_dict()` there, or use `save_pretrained` and `PeftModel.from_pretrained`",
+            )
     for site in module.calls("torch.load"):
         if _takes_model(site):
             yield site.finding(
@@ -73,6 +84,13 @@ def _takes_model(site: Site) -> bool:
 
 def _same_file(arrival: Arrival, path: Value | None) -> bool:
     weights = arrival.arg("state_dict")
-    if not isinstance(weights, Derived) or weights.kind != "torch.load":
-        return False
-    return isinstance(path, (Known, Template, Unknown)) and weights.source == path
+    return isinstance(weights, Derived) and weights.kind == "torch.load" and paths.same(weights.source, path)
+
+
+def _neighbour(arrival: Arrival) -> Artifact | None:
+    """The whole model that a neighbouring script has pickled into the file that is loaded."""
+    weights, module = arrival.arg("state_dict"), arrival.module
+    if not isinstance(weights, Derived) or weights.kind != "torch.load" or module.writes(weights.source):
+        return None
+    found = module.elsewhere(weights.source)
+    return found if found is not None and found.kind == "pickle" else None

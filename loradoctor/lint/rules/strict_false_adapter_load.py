@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
+from loradoctor.lint import ir
+from loradoctor.lint.flow import paths
 from loradoctor.lint.flow.facts import Peft
 from loradoctor.lint.flow.values import Derived, text_in
-from loradoctor.lint.module import Arrival, Module, literal
+from loradoctor.lint.module import Arrival, Module, Site, literal
 from loradoctor.rule import rule
 
 
@@ -57,6 +59,7 @@ def strict_false_adapter_load(module: Module) -> Iterator[Finding]:
         if site.dropped and site.sometimes(lost):
             yield site.finding(
                 "an adapter's weights are loaded with `load_state_dict(..., strict=False)`: no key matches",
+                related=module.related(_written(module, site), "they are saved here"),
                 help="every tensor is skipped without a message and the model answers like the base model; use "
                 "`set_peft_model_state_dict(model, weights)` or `PeftModel.from_pretrained`",
             )
@@ -71,9 +74,18 @@ def strict_false_adapter_load(module: Module) -> Iterator[Finding]:
 
 
 def _holds_adapter(module: Module, weights: Derived) -> bool:
-    """Whether what this program saved to the same path is an adapter's state dict."""
+    """Whether what this program, or one beside it, saved to the same path is an adapter's state dict."""
+    found = None if module.writes(weights.source) else module.elsewhere(weights.source)
+    if found is not None:
+        return found.kind == "adapter weights" and not found.assumed
     return any(
-        a.arg("f") == weights.source and isinstance(a.arg("obj"), Derived) and getattr(a.arg("obj"), "kind", "") == "adapter_state_dict"
+        paths.same(a.arg("f"), weights.source) and isinstance(a.arg("obj"), Derived) and getattr(a.arg("obj"), "kind", "") == "adapter_state_dict"
         for site in module.calls("torch.save")
         for a in site.arrivals
     )
+
+
+def _written(module: Module, load: Site) -> ir.Node | None:
+    """Where a neighbouring script has written what is loaded."""
+    sources = [w.source for a in load.arrivals if isinstance(w := a.arg("state_dict"), Derived) and not module.writes(w.source)]
+    return next((found.node for source in sources if (found := module.elsewhere(source)) is not None), None)

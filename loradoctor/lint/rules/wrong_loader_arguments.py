@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint import ir
-from loradoctor.lint.flow.facts import Config, Directory, Model, Peft
+from loradoctor.lint.flow.facts import Config, Model, Peft
 from loradoctor.lint.flow.values import Derived, Known, Ref, Template, Value
-from loradoctor.lint.libraries.effects import directory
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
 
@@ -52,8 +51,9 @@ def wrong_loader_arguments(module: Module) -> Iterator[Finding]:
         judge = _auto if site.name.startswith("peft.AutoPeft") else _wrapper
         told = next((told for a in site.arrivals if (told := judge(module, a)) is not None), None)
         if told is not None:
-            message, advice, place, story = told
-            yield site.finding(message, help=advice, related=module.related(place, story))
+            message, advice, place, story, *assumed = told
+            severity = Severity.WARNING if any(assumed) else None
+            yield site.finding(message, help=advice, related=module.related(place, story), severity=severity)
     for site in module.calls("transformers.*"):
         written = site.argument("peft_config") if site.name.endswith(".from_pretrained") else None
         if written is not None and not site.name.split(".")[-2].endswith(("Config", "Tokenizer", "Processor")):
@@ -63,7 +63,7 @@ def wrong_loader_arguments(module: Module) -> Iterator[Finding]:
             )
 
 
-Told = tuple[str, str, ir.Node | None, str]
+Told = tuple[str, str, ir.Node | None, str] | tuple[str, str, ir.Node | None, str, bool]
 
 
 def _wrapper(module: Module, arrival: Arrival) -> Told | None:
@@ -88,7 +88,7 @@ def _wrapper(module: Module, arrival: Arrival) -> Told | None:
     if config is not None:
         advice = "the second argument is the adapter's path; a new adapter goes in with `get_peft_model(model, config)`"
         return f"`{name}` gets a configuration where the adapter's path belongs", advice, config.made, "the configuration is made here"
-    return _merged(module, arrival, name)
+    return _merged(module, arrival, name) or _file(module, arrival, name)
 
 
 def _auto(module: Module, arrival: Arrival) -> Told | None:
@@ -96,22 +96,35 @@ def _auto(module: Module, arrival: Arrival) -> Told | None:
     path = arrival.arg("model_id")
     if arrival.facts(path, Model) or arrival.facts(path, Peft):
         return f"`{name}` gets a model", "it loads the base model itself; pass the adapter's path alone, or use `PeftModel.from_pretrained`", None, ""
-    return _merged(module, arrival, name) or _other_task(module, arrival, name)
+    return _merged(module, arrival, name) or _other_task(module, arrival, name) or _file(module, arrival, name)
 
 
 def _merged(_: Module, arrival: Arrival, name: str) -> Told | None:
-    """The directory was written in this file, and holds a merged model."""
-    kept = arrival.visit.heap.get(directory(arrival.arg("model_id")) or "")
-    if not isinstance(kept, Directory) or kept.adapter is not None or kept.merged is None:
+    """The directory was written here or by a neighbouring script, and holds a merged model."""
+    kept = arrival.kept(arrival.arg("model_id"))
+    if kept is None or kept.adapter is not None or kept.merged is None or arrival.arg("subfolder") is not None:
         return None
     advice = "there is no adapter in it; load the merged model with `AutoModel….from_pretrained`"
-    return f"`{name}` is given the directory of a merged model", advice, kept.merged, "merged here"
+    return f"`{name}` is given the directory of a merged model", advice, kept.merged, "merged here", kept.assumed
+
+
+_FILES = {"adapter weights": "a state dict", "state dict": "a state dict", "pickle": "a pickled model"}
+
+
+def _file(module: Module, arrival: Arrival, name: str) -> Told | None:
+    """The path is that of a file which `torch.save` writes in a neighbouring script."""
+    path = arrival.arg("model_id")
+    found = None if module.writes(path) else module.elsewhere(path)
+    if found is None or found.kind not in _FILES:
+        return None
+    advice = "it wants the directory that `save_pretrained` wrote: `Can't find 'adapter_config.json'`; save the adapter with `save_pretrained`"
+    return f"`{name}` is given a file that holds {_FILES[found.kind]}", advice, found.node, "written here", found.assumed
 
 
 def _other_task(module: Module, arrival: Arrival, name: str) -> Told | None:
-    """The adapter was saved in this file with another task type than the class stands for."""
-    kept = arrival.visit.heap.get(directory(arrival.arg("model_id")) or "")
-    save = module.sites.get(kept.adapter.uid) if isinstance(kept, Directory) and kept.adapter is not None else None
+    """The adapter was saved, here or by a neighbouring script, with another task type than the class stands for."""
+    kept = arrival.kept(arrival.arg("model_id"))
+    save = module.site(kept.adapter) if kept is not None else None
     if save is None or save.name != "save_pretrained":
         return None
     tasks = {_task(a) for a in save.arrivals}
@@ -120,7 +133,8 @@ def _other_task(module: Module, arrival: Arrival, name: str) -> Told | None:
     if not task or task == wanted or (wanted is None and not name.startswith("AutoPeftModel.")):
         return None
     right = next((f"AutoPeftModelFor{suffix}" for suffix, t in _AUTO_TASKS.items() if t == task), "PeftModel")
-    return f"an adapter with task type `{task}` is loaded with `{name}`", f"it raises `ValueError`; use `{right}`", save.node, "saved here"
+    message, advice = f"an adapter with task type `{task}` is loaded with `{name}`", f"it raises `ValueError`; use `{right}`"
+    return message, advice, save.node, "saved here", kept is not None and kept.assumed
 
 
 def _task(arrival: Arrival) -> str | None:

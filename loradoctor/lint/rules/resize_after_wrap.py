@@ -63,7 +63,7 @@ def resize_after_wrap(module: Module) -> Iterator[Finding]:
         if found is None or facts is None or not site.node.args:
             continue
         wrapped = _wrapped(found, facts)
-        if not wrapped and not added:
+        if not wrapped and (not added or _looked_after(module, found)):
             continue
         yield site.finding(
             "the embeddings are resized after the adapter went in",
@@ -72,6 +72,12 @@ def resize_after_wrap(module: Module) -> Iterator[Finding]:
             help=("PEFT has wrapped the embeddings and resizing raises a `TypeError`" if wrapped else "nothing trains the new rows")
             + "; resize before `get_peft_model`",
         )
+
+
+def _looked_after(module: Module, arrival: Arrival) -> bool:
+    """Whether weights of the model are made trainable by hand, or come out of a file."""
+    wrapper = arrival.oid(arrival.receiver)
+    return any(module.happened(kind, wrapper) for kind in ("unfrozen", "filled", "touched"))
 
 
 def _wrapped(arrival: Arrival, facts: Peft) -> bool:

@@ -1,7 +1,8 @@
 """Documents: the Python in Markdown, reStructuredText and exported notebooks, block by block.
 
-Documentation is where these bugs are copied from, and it is never tidy: fences that are not closed, fences inside lists,
-doctest sessions, and notebooks pasted as text. A block is Python when it says so, or when it says nothing and reads like it.
+Documentation is where these bugs are copied from, and it is never tidy: fences that are not closed, fences inside lists and
+quotations, doctest sessions, and notebooks pasted as text. A block is Python when it says so, or when it says nothing and
+reads like it.
 """
 
 from __future__ import annotations
@@ -10,33 +11,60 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from loradoctor.lint import snippet
+
 SUFFIXES = (".md", ".mdx", ".rst", ".txt", ".markdown")
 
-_FENCE = re.compile(r"^(?P<indent>[ \t]*(?:(?:>|[-*+]|\d+[.)])[ \t]+)*)(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^`\r\n]*)$")
-_PYTHON = re.compile(r"^\{?\.?\s*(python3?|py3?|ipython3?|pycon|ipynb|jupyter)\b", re.IGNORECASE)
-_SPHINX = re.compile(r"^(?P<indent>[ \t]*)\.\.[ \t]+(?:code-block|code|sourcecode|ipython|testcode)::[ \t]*(?P<info>\w*)[ \t]*$")
+_FENCE = re.compile(r"^(?P<indent>[ \t]*(?:(?:>|[-*+]|\d+[.)])[ \t]*)*)(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^`\r\n]*)$")
+_PYTHON = re.compile(
+    r"(?:\{(?:code|code-block|code-cell|sourcecode)\}\s*)?\{?\.?\s*(?:lang(?:uage)?-)?(?:python3?|py3?|ipython3?|pycon|ipynb|jupyter)\b"
+    r"|\{(?:code-cell|testcode|ipython)\}\s*$",
+    re.IGNORECASE,
+)
+_NOT_CODE = re.compile(r"\boutput\b", re.IGNORECASE)  # the Hub's documentation marks what a program printed as `python output`
+_SPHINX = re.compile(
+    r"^(?P<indent>[ \t]*)\.\.[ \t]+(?P<name>code-block|code|sourcecode|ipython|testcode|testsetup|doctest|jupyter-execute)::"
+    r"[ \t]*(?P<info>[\w.+-]*)[ \t]*$"
+)
+_LITERAL = re.compile(r"^(?P<indent>[ \t]*)(?!\.\.[ \t]).*::[ \t]*$")
 _PROMPT = re.compile(r"^(?P<indent>[ \t]*)(?P<mark>>>>|\.\.\.)(?: (?P<code>.*))?$")
-_EXPORT = re.compile(r"^[ \t]*In[ \t]*\[[ \d*]*\]:[ \t]?")
-_OUTPUT = re.compile(r"^[ \t]*Out[ \t]*\[[ \d*]*\]:")
-_HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+\S")
+_CELL = r"\[(?:[ \d*]*|None)\]:"
+_EXPORT = re.compile(rf"^[ \t]*(?:In[ \t]*{_CELL}[ \t]?|{_CELL}[ \t]*$)")
+_NUMBER = re.compile(r"\[[ ]*(\d+)")
+_OUTPUT = re.compile(rf"^[ \t]*Out[ \t]*{_CELL}")
+_CONTINUED = re.compile(r"^[ \t]*\.{3,}:[ \t]?")
+_HEADING = re.compile(r"^ {0,3}(?:#{1,6}[ \t]+\S|<h[1-6][ >])")
 _UNDERLINE = re.compile(r"^(=+|-+|~+|\^+|\*+|\"+)[ \t]*$")
 _CODE_LINE = re.compile(r"^[ \t]*(?:import |from \w[\w.]* import |[\w.\[\]'\", ]+ = |[\w.]+\(|@|def |class |for |with |if )", re.MULTILINE)
+_SURELY_CODE = re.compile(r"^[ \t]*(?:import \w|from \w[\w.]* import |def \w+\(.*:|class \w+.*:)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """One stretch of code: for each of its lines the text, and where that text begins in the document (characters).
 
-    ``heading`` when a heading stands between it and the block before.
+    ``heading`` when a heading stands between it and the block before; ``runs_on`` when it is a cell of the same exported
+    notebook as the block before.
     """
 
     lines: tuple[tuple[str, int], ...]
     heading: bool
+    runs_on: bool = False
 
     @property
     def text(self) -> str:
         """The code, one newline behind every line."""
         return "".join(f"{line}\n" for line, _ in self.lines)
+
+    @property
+    def code(self) -> str:
+        """The text as Python, character for character in its place."""
+        return snippet.code(self.text)
+
+    @property
+    def fresh(self) -> list[str]:
+        """The names that mean something else here than in the blocks before: those it binds itself."""
+        return [] if self.runs_on else snippet.bound(self.text)
 
 
 Line = tuple[str, int]
@@ -46,8 +74,9 @@ def blocks(text: str) -> list[Block]:
     """The Python blocks of a document, in order."""
     lines: list[Line] = []
     offset = 0
-    for raw in text.splitlines(keepends=True):
-        lines.append((raw.rstrip("\r\n"), offset))
+    for raw in re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text):
+        mark = 1 if not offset and raw.startswith("\ufeff") else 0
+        lines.append((raw[mark:].rstrip("\r\n"), offset + mark))
         offset += len(raw)
     return list(_Scan(lines).run())
 
@@ -57,58 +86,103 @@ class _Scan:
         self.lines = lines
         self.at = 0
         self.heading = False
+        self.number: int | None = None  # of the last cell of an exported notebook; None after any other block
 
     def run(self) -> Iterator[Block]:
         while self.at < len(self.lines):
             line = self.lines[self.at][0]
-            found: list[Line] | None = None
             if fence := _FENCE.match(line):
-                found = self.fenced(fence)
+                yield from self.fenced(fence)
             elif sphinx := _SPHINX.match(line):
-                found = self.indented(sphinx)
+                yield from self.block(self.directive(sphinx))
             elif _PROMPT.match(line):
-                found = self.session(_PROMPT)
+                yield from self.block(self.session())
             elif _EXPORT.match(line):
-                found = self.exported()
+                yield from self.cell(self.exported())
+            elif _LITERAL.match(line) and (found := self.literal(line)):
+                yield from self.block(found)
             else:
                 self.heading |= self.is_heading(line)
                 self.at += 1
-            if found:
-                yield Block(tuple(_dedented(found)), self.heading)
-                self.heading = False
+
+    def block(self, lines: list[Line]) -> Iterator[Block]:
+        if lines:
+            yield Block(tuple(_dedented(lines)), self.heading)
+            self.heading, self.number = False, None
+
+    def cell(self, body: list[Line]) -> Iterator[Block]:
+        """A cell of an exported notebook: it runs on from the cell before, unless the numbers start again."""
+        first = body[0][0] if body else ""
+        counted = _NUMBER.search(first)
+        number = int(counted[1]) if counted else (self.number or 0)
+        before, self.number = self.number, number
+        code = _code_of_cell(body)
+        if code:
+            yield Block(tuple(_dedented(code)), self.heading, runs_on=before is not None and not (number == 1 and before >= 1))
+            self.heading = False
 
     def is_heading(self, line: str) -> bool:
         if _HEADING.match(line):
             return True
-        following = self.lines[self.at + 1][0] if self.at + 1 < len(self.lines) else ""
-        return bool(line.strip() and len(line.strip()) <= len(following.strip()) and _UNDERLINE.match(following))
+        following = self.lines[self.at + 1][0].strip() if self.at + 1 < len(self.lines) else ""
+        if not line.strip() or not _UNDERLINE.match(following) or _UNDERLINE.match(line.strip()):
+            return False
+        return len(line.strip()) <= len(following) or (len(following) >= 3 and following[0] in "=-")
 
-    def fenced(self, fence: re.Match[str]) -> list[Line] | None:
+    def fenced(self, fence: re.Match[str]) -> Iterator[Block]:
         """The lines up to the closing fence, or to one that opens another block where this one was never closed."""
         mark, info = fence["mark"], fence["info"].strip()
         self.at += 1
         body: list[Line] = []
-        while self.at < len(self.lines):
-            line = self.lines[self.at][0]
-            other = _FENCE.match(line)
+        closed = False
+        while self.at < len(self.lines) and not closed:
+            other = _FENCE.match(self.lines[self.at][0])
             if other and other["mark"][0] == mark[0] and len(other["mark"]) >= len(mark):
-                if not other["info"].strip():
-                    self.at += 1
-                break
-            body.append(self.lines[self.at])
+                if other["info"].strip():
+                    break
+                closed = True
+            else:
+                body.append(self.lines[self.at])
             self.at += 1
-        if info and not _PYTHON.match(info):
-            return None
-        text = "\n".join(line for line, _ in body)
-        if re.search(r"^\s*>>> ", text, re.MULTILINE):
-            return [part for line in body for part in _unprompted(line)]
-        if re.search(_EXPORT.pattern, text, re.MULTILINE):
-            return [part for line in body for part in _unexported(line)]
-        return body if info or _reads_like_python(text) else None
+        if info and (not _PYTHON.match(info) or _NOT_CODE.search(info)):
+            return
+        body = list(_within(body, fence["indent"]))
+        if any(_EXPORT.match(line) for line, _ in body):
+            for cell in _cells(body):
+                yield from self.cell(cell)
+        elif any(_prompted(line) for line, _ in body):
+            yield from self.block([part for line in body for part in _unprompted(line)])
+        elif info or _is_python(body):
+            # Where the closing fence was forgotten, text follows the code.
+            count = 0 if closed else snippet.python_lines([line for line, _ in _dedented(body)])
+            yield from self.block(body[:count] or body)
 
-    def indented(self, directive: re.Match[str]) -> list[Line] | None:
+    def directive(self, directive: re.Match[str]) -> list[Line]:
         """The body of a directive: everything indented deeper, without its options."""
-        depth = len(directive["indent"])
+        body = self.deeper(len(directive["indent"]))
+        while body and (not body[0][0].strip() or re.match(r"\s*:[\w-]+:", body[0][0])):
+            body.pop(0)
+        if any(_prompted(line) for line, _ in body):
+            body = [part for line in body for part in _unprompted(line)]
+        if directive["name"] not in ("code-block", "code", "sourcecode"):
+            return body
+        info = directive["info"]
+        return body if (_PYTHON.match(info) if info else _is_python(body)) else []
+
+    def literal(self, line: str) -> list[Line]:
+        """The indented text after a line that ends in ``::``, when it is Python; else nothing is read."""
+        start = self.at
+        body = self.deeper(len(line) - len(line.lstrip()))
+        if len(body) > 1 and not body.pop(0)[0].strip():
+            if any(_prompted(one) for one, _ in body):
+                return [part for one in body for part in _unprompted(one)]
+            if _is_python(body):
+                return body
+        self.at = start
+        return []
+
+    def deeper(self, depth: int) -> list[Line]:
+        """The lines after this one that are blank or indented deeper than ``depth``."""
         self.at += 1
         body: list[Line] = []
         while self.at < len(self.lines):
@@ -117,40 +191,52 @@ class _Scan:
                 break
             body.append(self.lines[self.at])
             self.at += 1
-        while body and (not body[0][0].strip() or re.match(r"\s*:[\w-]+:", body[0][0])):
-            body.pop(0)
-        info = directive["info"]
-        if any(line.lstrip().startswith(">>> ") for line, _ in body):
-            body = [part for line in body for part in _unprompted(line)]
-        return body if not info or _PYTHON.match(info) else None
+        return body
 
-    def session(self, prompt: re.Pattern[str]) -> list[Line]:
+    def session(self) -> list[Line]:
         """A doctest session: its prompted lines; what Python answered is left out."""
         body: list[Line] = []
-        while self.at < len(self.lines) and self.lines[self.at][0].strip():
-            if prompt.match(self.lines[self.at][0]):
-                body += _unprompted(self.lines[self.at])
+        while self.at < len(self.lines):
+            line = self.lines[self.at]
+            if not line[0].strip() and not self.prompt_follows():
+                break
+            body += _unprompted(line)
             self.at += 1
         return body
 
+    def prompt_follows(self) -> bool:
+        rest = (line for line, _ in self.lines[self.at :])
+        return _prompted(next((line for line in rest if line.strip()), ""))
+
     def exported(self) -> list[Line]:
-        """A cell of a notebook exported as text: from `In [3]:` to its output or the next cell."""
-        body: list[Line] = []
-        first = True
+        """A cell of a notebook exported as text, with what it printed: up to its output, the next cell or a heading."""
+        body: list[Line] = [self.lines[self.at]]
+        self.at += 1
         while self.at < len(self.lines):
             line = self.lines[self.at][0]
-            if _OUTPUT.match(line) or (not first and (_EXPORT.match(line) or (_HEADING.match(line) and not _looks_like_comment(line)))):
+            if _OUTPUT.match(line) or _EXPORT.match(line) or _FENCE.match(line) or re.match(r" {0,3}#{2,6}[ \t]+\S", line):
                 break
-            body += _unexported(self.lines[self.at])
-            first = False
+            body.append(self.lines[self.at])
             self.at += 1
-        while body and not body[-1][0].strip():
-            body.pop()
-        return body if _reads_like_python("\n".join(line for line, _ in body)) else []
+        return body
 
 
-def _looks_like_comment(line: str) -> bool:
-    return line.startswith("# ")
+def _within(lines: list[Line], indent: str) -> Iterator[Line]:
+    """The lines of a fence without the marks of the quotation it stands in, and without the fence's own indentation."""
+    quotes = indent.count(">")
+    for text, offset in lines:
+        line, at = text, offset
+        for _ in range(quotes):
+            if quoted := re.match(r"[ \t]{0,3}>[ ]?", line):
+                line, at = line[quoted.end() :], at + quoted.end()
+        if not quotes:
+            cut = min(len(indent), len(line) - len(line.lstrip()))
+            line, at = line[cut:], at + cut
+        yield line, at
+
+
+def _prompted(line: str) -> bool:
+    return line.lstrip().startswith(">>> ")
 
 
 def _unprompted(line: Line) -> list[Line]:
@@ -161,11 +247,34 @@ def _unprompted(line: Line) -> list[Line]:
     return [(code, line[1] + len(line[0]) - len(code))]
 
 
-def _unexported(line: Line) -> list[Line]:
-    match = _EXPORT.match(line[0])
-    if match is None:
-        return [line] if not _OUTPUT.match(line[0]) else []
-    return [(line[0][match.end() :], line[1] + match.end())]
+def _cells(lines: list[Line]) -> list[list[Line]]:
+    """The cells of an export inside a fence, each from its prompt to its output."""
+    cells: list[list[Line]] = []
+    inside = False
+    for line in lines:
+        if _EXPORT.match(line[0]):
+            cells.append([])
+            inside = True
+        elif _OUTPUT.match(line[0]):
+            inside = False
+        if inside:
+            cells[-1].append(line)
+    return cells
+
+
+def _code_of_cell(body: list[Line]) -> list[Line]:
+    """The code of a cell: behind its prompts where each line has one, else as far as it is Python."""
+    if not body:
+        return []
+    end = _EXPORT.match(body[0][0])
+    at = end.end() if end else 0
+    first = (body[0][0][at:], body[0][1] + at)
+    rest = body[1:]
+    continued = [(line[match.end() :], offset + match.end()) for line, offset in rest if (match := _CONTINUED.match(line))]
+    lines = [first, *(continued or rest)]
+    count = snippet.python_lines([line for line, _ in _dedented(lines)]) if not continued else len(lines)
+    whole = lines[:count] if count else lines
+    return whole if _reads_like_python("\n".join(line for line, _ in whole)) else []
 
 
 def _dedented(lines: list[Line]) -> Iterator[Line]:
@@ -174,6 +283,14 @@ def _dedented(lines: list[Line]) -> Iterator[Line]:
     for line, offset in lines:
         cut = min(depth, len(line) - len(line.lstrip()))
         yield line[cut:], offset + cut
+
+
+def _is_python(lines: list[Line]) -> bool:
+    """Whether lines that do not say what they are read like Python, and either parse or can be nothing else."""
+    text = "\n".join(line for line, _ in _dedented(lines)) + "\n"
+    if not _reads_like_python(text):
+        return False
+    return bool(_SURELY_CODE.search(text)) or snippet.parsed(snippet.code(text)) is not None
 
 
 def _reads_like_python(text: str) -> bool:

@@ -18,9 +18,13 @@ _AUTOMAGIC = re.compile(
     r"(?:apt|apt-get|cat|cd|conda|cp|git|head|ls|mamba|mkdir|mv|nvidia-smi|pip|pip3|pwd|rm|rmdir|tail|uv|wget)"
     r"(?:[ \t]+(?![=(.,:\[+*/|&<>%]|(?:in|is|and|or|if|not|for)\b)\S|[ \t]*$)"
 )
+# Ends the process, as a rule to load what has just been installed; the cells after it run in the next one.
+_RESTART = re.compile(r"(?:exit|quit|sys\.exit|os\._exit)\([\w. ]*\)[ \t]*;?[ \t]*(?:#.*)?$")
 _CAPTURED = re.compile(r"(?<![=!<>:])=[ \t]*(![^=]|%[A-Za-z_])")
 _COMPOUND = re.compile(r"(?:async|class|def|for|if|try|while|with)\b|@")
-_SUSPECT = re.compile(rf"^[ \t]*[%!?/]|\?[ \t]*(?:#.*)?\r?$|=[ \t]*[%!]|^{_AUTOMAGIC.pattern}", re.MULTILINE)
+_SUSPECT = re.compile(
+    rf"^[ \t]*[%!?/]|\?[ \t]*(?:#.*)?\r?$|=[ \t]*[%!]|^{_AUTOMAGIC.pattern}|^(?:exit|quit|sys\.exit|os\._exit)\(", re.MULTILINE
+)
 # Everything that can hide or open a bracket; the order matters: triple quotes before single ones.
 _LEXEME = re.compile(r"'''|\"\"\"|'|\"|#|[()\[\]{}]|\\")
 
@@ -121,7 +125,7 @@ def mask(source: str) -> str:
 
 
 def _is_magic(line: str) -> bool:
-    return bool(_MAGIC_LINE.match(line) or _AUTOMAGIC.match(line) or ("?" in line and _HELP_LINE.match(line)))
+    return bool(_MAGIC_LINE.match(line) or _AUTOMAGIC.match(line) or _RESTART.match(line) or ("?" in line and _HELP_LINE.match(line)))
 
 
 def _mask_magic(line: str) -> str:

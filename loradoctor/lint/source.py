@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from bisect import bisect_right
 from codecs import BOM_UTF8, lookup
@@ -102,19 +101,22 @@ class Source:
         return Location(self.path, Span(*first, *last), cell.index if cell else None)
 
     def edit(self, start: int, end: int, text: str) -> Edit:
-        """The edit that replaces ``text[start:end]``, in the file's bytes or in those of the cell's source."""
+        """The edit that replaces ``text[start:end]``, in the file's bytes or in those of the cell's source.
+
+        The lines of ``text`` end in ``\\n``; in the edit they end, and in a document begin, as those around them do.
+        """
         cell = self._cell(start)
         if cell and cell.origin:
             whole = self.data.decode(self.encoding, "replace")
             spots = (self._origin(cell, start), self._origin(cell, end))
             first, last = (len(whole[:spot].encode(self.encoding)) for spot in spots)
-            return Edit(first, last, text, self.path)
+            return Edit(first, last, _in_lines(text, _newline(whole, spots[0]), self._margin(cell, start, whole)), self.path)
         unit, base = (cell.source, cell.start) if cell else (self.text, 0)
         before, inside = unit[: start - base], unit[start - base : end - base]
         mark = len(BOM_UTF8) if not cell and self.data.startswith(BOM_UTF8) else 0
         first = mark + len(before.encode(self.encoding, "surrogatepass"))
         last = first + len(inside.encode(self.encoding, "surrogatepass"))
-        return Edit(first, last, text.replace("\n", self._newline), self.path, cell.index if cell else None)
+        return Edit(first, last, _in_lines(text, _newline(unit, start - base)), self.path, cell.index if cell else None)
 
     def offset(self, line: int, column: int) -> int:
         """The offset of a line and column (from 1) of ``text``; places outside it are moved to its edge."""
@@ -159,6 +161,11 @@ class Source:
         line, column = self._position(offset, cell.start)
         return cell.origin[min(line, len(cell.origin)) - 1] + column - 1
 
+    def _margin(self, cell: Cell, offset: int, document: str) -> str:
+        """What stands before the code in a line of a document: white space, the mark of a quotation or a prompt."""
+        origin = self._origin(cell, offset) - self._position(offset, cell.start)[1] + 1
+        return document[max(document.rfind("\n", 0, origin), document.rfind("\r", 0, origin)) + 1 : origin]
+
     def _in_document(self, cell: Cell, offset: int) -> tuple[int, int]:
         spot = self._origin(cell, offset)
         starts = self._document_starts
@@ -167,8 +174,7 @@ class Source:
 
     @cached_property
     def _document_starts(self) -> list[int]:
-        lines = self.data.decode(self.encoding, "replace").splitlines(keepends=True)
-        return [0, *itertools.accumulate(len(line) for line in lines)]
+        return [0, *(m.end() for m in _NEWLINE.finditer(self.data.decode(self.encoding, "replace")))]
 
     def _cell(self, offset: int) -> Cell | None:
         if not self.cells:
@@ -179,15 +185,29 @@ class Source:
     def _starts(self) -> list[int]:
         return [0, *(m.end() for m in _NEWLINE.finditer(self.text))]
 
-    @cached_property
-    def _newline(self) -> str:
-        found = _NEWLINE.search(self.text)
-        return "\n" if self.cells or not found else found[0]
-
     def _position(self, offset: int, base: int) -> tuple[int, int]:
         line = bisect_right(self._starts, offset)
         first = bisect_right(self._starts, base)
         return line - first + 1, offset - max(self._starts[line - 1], base) + 1
+
+
+def _newline(text: str, offset: int) -> str:
+    """How the line at ``offset`` ends or, if it is the last, the first one."""
+    found = _NEWLINE.search(text, offset) or _NEWLINE.search(text)
+    return found[0] if found else "\n"
+
+
+def _in_lines(text: str, newline: str, margin: str = "") -> str:
+    """New text with the line ends of the old; behind a prompt, a line that carries something on gets the other prompt."""
+    prompt = re.search(r">>>|\.\.\.", margin)
+
+    def begun(found: re.Match[str]) -> str:
+        if not prompt:
+            return f"{newline}{margin}"
+        carried = text[found.end() : found.end() + 1] in tuple(" \t#),")
+        return newline + margin.replace(prompt[0], "..." if carried else ">>>")
+
+    return re.sub(r"(?<!\r)\n", begun, text) if "\n" in text else text
 
 
 def _lead(text: str) -> str:
@@ -250,20 +270,25 @@ def _notebook(path: str, data: bytes) -> Source:
 
 
 def _document(path: str, data: bytes) -> Source:
-    from loradoctor.lint import notebook
-
-    text = data.decode("utf-8", "replace")
-    if "\ufffd" in text and b"\xef\xbf\xbd" not in data:
-        raise SourceError("the bytes are not valid utf-8", 1, code="LD004")
+    text, encoding = _document_text(data)
     parts: list[str] = []
     cells: list[Cell] = []
     length = 0
     for number, block in enumerate(document.blocks(text)):
-        bound = sorted(set(re.findall(r"^[ \t]*([A-Za-z_]\w*)(?:[ \t]*,[ \t]*\w+)*[ \t]*=[^=]", block.text, re.MULTILINE)))
-        marker = f"{BLOCK}({block.heading}, {bound})\n"
-        code = notebook.mask(block.text)
+        marker = f"{BLOCK}({block.heading}, {block.fresh})\n"
+        code = block.code
         start = length + len(marker)
         cells.append(Cell(number, start, start + len(code), block.text, origin=tuple(o for _, o in block.lines), heading=block.heading))
         parts += [marker, code]
         length = start + len(code)
-    return Source(path, "markdown", data, "".join(parts), tuple(cells))
+    return Source(path, "markdown", data, "".join(parts), tuple(cells), encoding)
+
+
+def _document_text(data: bytes) -> tuple[str, str]:
+    """The text of a document and its encoding: prose in an old Chinese or Western one stands between lines of ASCII code."""
+    if b"\0" in data:
+        raise SourceError("it holds a null byte", 1, code="LD004")
+    try:
+        return data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return data.decode("latin-1"), "latin-1"

@@ -45,6 +45,8 @@ def source(*sources: str, **metadata: object) -> Source:
         ("pip install -q peft", "0                  "),
         ("/f x", "0   "),
         ("!ls\r\nx\r\n", "0  \r\nx\r\n"),
+        ("os._exit(00)  # restart\nx", "0                      \nx"),
+        ("if x:\n    exit()\n!ls", "if x:\n    exit()\n0  "),
     ],
 )
 def test_what_only_ipython_understands_is_blanked_out(cell: str, masked: str) -> None:

@@ -68,14 +68,21 @@ def _setattr(context: Context) -> Value | None:
 
 
 def _block(context: Context) -> Value | None:
-    """A block of a document begins: a heading, or a name it binds itself, parts it from the models before."""
+    """A block of a document begins: a heading, or a name it binds itself, parts it from the models before.
+
+    A wrapper's name bound again is the same step told another way: its base is as it was.
+    """
     heading, names = context.known("heading"), context.arg("names")
     bound = {n.value for n in names.items if isinstance(n, Known)} if isinstance(names, Items) else set()
     state = context.state
     for key, value in list(state.vars.items()):
-        if isinstance(state.facts(value), (Model, Peft, Trainer)) and (heading is True or key[1] in bound):
+        facts = state.facts(value)
+        if isinstance(facts, (Model, Peft, Trainer)) and (heading is True or key[1] in bound):
             del state.vars[key]
-    for oid in [o for o in state.heap if isinstance(o, str) and o.startswith("name:")]:
+            base = state.heap.get(facts.base) if isinstance(facts, Peft) else None
+            if isinstance(facts, Peft) and isinstance(base, Model) and base.injected is facts.made:
+                context.change(facts.base, injected=None, wrapper=None, frozen=None, unfrozen=None)
+    for oid in [o for o in state.heap if isinstance(o, str) and o.startswith(("name:", "unseen:"))]:
         del state.heap[oid]  # a name that no block binds means another model in each
     return None
 

@@ -9,6 +9,7 @@ from loradoctor.lint.flow import classes, functions
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import (
     Function,
+    Known,
     Table,
     Unknown,
     UserClass,
@@ -28,6 +29,7 @@ def run_uncalled(machine: Machine, world: State) -> None:
     for function, owner in pending:
         if id(function.node) in machine.entered or not machine.worth_entering(function):
             continue
+        _remember_defaults(machine, function)
         if owner is not None and function.node.name == "__init__":  # type: ignore[union-attr]
             _instance(machine, owner, world.fork())
             continue
@@ -42,6 +44,13 @@ def _instance(machine: Machine, owner: UserClass, state: State) -> list[tuple[Va
     """An object of a class of this file, built by its ``__init__`` with unknown arguments."""
     initialise = classes.find_method(owner, "__init__", state)
     return classes.construct(machine, owner, None, state, _unknown_arguments(initialise, skip=1) if initialise else None)
+
+
+def _remember_defaults(machine: Machine, function: Function) -> None:
+    """What a framework that turns a function into a command line passes unless its user says otherwise."""
+    for param in function.node.params:
+        if isinstance(param.default, ir.Const) and param.default.value is not None and isinstance(function.node, ir.Function):
+            machine.trace.defaults[f"{function.node.name}({param.name})"] = Known(param.default.value)
 
 
 def _unknown_arguments(function: Function, skip: int = 0) -> dict[str, Value]:

@@ -16,6 +16,7 @@ from loradoctor.lint.flow.values import (
     Function,
     Items,
     Known,
+    Ref,
     Table,
     Template,
     Unknown,
@@ -197,6 +198,8 @@ def _item(machine: Machine, values: tuple[Value, ...], uid: int, state: State) -
             return items[index]
         case (Table() as table, Known(value=key)):
             return table.get(key) or machine.fresh(uid, state)
+        case (Ref(name="os.environ"), Known(value=name)):
+            return Unknown(f"environment:{name}")
         case (Unknown(key=key), Known(value=index)):
             return Unknown(f"{key}[{index!r}]")
         case _:
@@ -209,7 +212,7 @@ def _binary(machine: Machine, node: ir.Binary, state: State, scope: int) -> Outc
         text = (Known, Template, Unknown)
         if node.op == "+" and isinstance(left, text) and isinstance(right, text) and (_texty(left) or _texty(right)):
             outcomes.append((concat((left, right)), after))
-        elif node.op == "/" and isinstance(left, text) and isinstance(right, text) and _texty(right):
+        elif node.op == "/" and isinstance(left, text) and isinstance(right, text) and (_texty(left) or _texty(right)):
             outcomes.append((concat((left, Known("/"), right)), after))
         elif node.op == "+" and isinstance(left, Items) and isinstance(right, Items):
             outcomes.append((Items(left.kind, left.items + right.items), after))

@@ -93,7 +93,8 @@ _EVERYDAY = frozenset(
     """
     partial isinstance getattr setattr list tuple sorted iter enumerate filter map zip join exit quit _exit Path tqdm trange to
     cuda cpu eval half float bfloat16 double train modules children named_modules named_children __call__ step next
-    super
+    super get field getenv cli parse strip rstrip format joinpath resolve absolute expanduser as_posix
+    abspath realpath normpath fspath str dirname
     """.split()
 )
 """Tabled for the values they pass on; alone they do not make a function worth entering."""
@@ -114,12 +115,12 @@ Methods = dict[tuple[str, str], Spec]
 
 @cache
 def _tables() -> tuple[Exact, Patterns, Methods]:
-    from loradoctor.lint.libraries import diffusers, frameworks, peft, python, torch, transformers, trl
+    from loradoctor.lint.libraries import diffusers, files, frameworks, peft, python, settings, torch, transformers, trl
 
     exact: Exact = {}
     patterns: Patterns = {}
     methods: Methods = {}
-    for table in (python, torch, peft, diffusers, transformers, trl, frameworks):
+    for table in (python, files, settings, torch, peft, diffusers, transformers, trl, frameworks):
         exact |= table.FUNCTIONS
         for pattern, spec in table.PATTERNS.items():
             for library in pattern.partition(r"\.")[0].strip("()").split("|"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loradoctor.lint.flow.facts import Model, Peft, Trainer
-from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Ref, Template, Unknown, Value, concat
+from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Ref, Unknown, Value
 from loradoctor.lint.libraries.effects import Context, Spec, directory, of
 from loradoctor.lint.record import replace
 
@@ -107,24 +107,6 @@ def _deepcopy(context: Context) -> Value | None:
     return context.state.new(context.node.uid, facts)
 
 
-def _join(context: Context) -> Value | None:
-    parts: list[Value] = []
-    for part in context.binding.positional:
-        parts += [Known("/"), part] if parts else [part]
-    if context.binding.open or not parts:
-        return None
-    return concat(parts)
-
-
-def _path(context: Context) -> Value | None:
-    return context.binding.positional[0] if len(context.binding.positional) == 1 else _join(context)
-
-
-def _same_text(context: Context) -> Value | None:
-    value = context.binding.positional[:1]
-    return value[0] if value and isinstance(value[0], (Template, Unknown)) else None
-
-
 def _stop(_: Context) -> Value:
     from loradoctor.lint.flow.evaluate import NEVER
 
@@ -153,13 +135,9 @@ FUNCTIONS = {
     "loradoctor.block": Spec(("heading", "names"), _block, recorded=_quiet),
     "shutil.rmtree": Spec(("path",), _rmtree, recorded=_quiet),
     "builtins.print": Spec((), _none, recorded=_quiet),
-    "builtins.str": Spec(("object",), _same_text, recorded=_quiet),
-    "os.fspath": Spec(("object",), _same_text, recorded=_quiet),
     **dict.fromkeys(("builtins.exit", "builtins.quit", "sys.exit", "os._exit"), _STOP),
     **dict.fromkeys(("copy.deepcopy", "copy.copy"), Spec(("x",), _deepcopy, recorded=_quiet)),
     "functools.partial": Spec(("func",)),
-    "os.path.join": Spec((), _join, recorded=_quiet),
-    **dict.fromkeys(("pathlib.Path", "pathlib.PurePath"), Spec((), _path, recorded=_quiet)),
 }
 PATTERNS: dict[str, Spec] = {}
 METHODS: dict[tuple[str, ...], dict[str, Spec]] = {}

@@ -6,17 +6,17 @@ A pin that leaves the newest version open (``peft>=0.14``) says nothing; an exac
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+
+from loradoctor.lint.installs import NEWEST, Installs, requirement
 
 Version = tuple[int, ...]
 
 LIBRARIES = frozenset({"peft", "transformers", "trl", "torch", "accelerate", "bitsandbytes", "diffusers", "unsloth"})
 
-_REQUIREMENT = re.compile(r"^\s*['\"]?([A-Za-z0-9_.-]+)\s*(?:\[[^\]]*\])?\s*((?:(?:==|~=|<=|<|>=|>|!=)=?\s*[0-9][^,;\s'\"#]*\s*,?\s*)+)")
 _CLAUSE = re.compile(r"(===?|~=|<=|<|>=|>|!=)\s*([0-9]+(?:\.[0-9]+)*)(\.\*)?")
-_LOCKED = re.compile(r'^\[\[package\]\]\s*\nname = "([^"]+)"\s*\nversion = "([^"]+)"', re.MULTILINE)
 _TOP = (".git", ".hg")
 
 
@@ -52,11 +52,28 @@ def _just_below(version: Version) -> Version:
     return (*trimmed, 999) if trimmed[-1] >= 0 else (0,)
 
 
-def for_file(path: str, targets: Mapping[str, str] | None = None) -> dict[str, Version]:
-    """The versions that ``path`` is written for, by library; a library that is not named is taken at its newest."""
+def for_file(path: str, targets: Mapping[str, str] | None = None, own: Installs | None = None) -> dict[str, Version]:
+    """The versions that ``path`` is written for, by library; a library that is not named is taken at its newest.
+
+    What the settings say goes before what the file itself installs (``own``), and that before the project's pins.
+    """
     directory = Path(path).absolute().parent
     found = dict(_of_project(str(directory)))
+    for name, version in _installed(own or Installs(), directory):
+        if version is None:
+            found.pop(name, None)
+        else:
+            found[name] = version
     return found | {name: parse(text) for name, text in (targets or {}).items()}
+
+
+def _installed(own: Installs, directory: Path) -> Iterator[tuple[str, Version | None]]:
+    """The libraries that a file installs, each with its version or None for the newest."""
+    for file in own.files:
+        yield from _pins(_split(_text(directory / file).splitlines()))
+    for name, clauses in own.requirements.items():
+        if name in LIBRARIES:
+            yield name, None if clauses == NEWEST else pinned(clauses)
 
 
 @cache
@@ -75,60 +92,124 @@ def _of_project(directory: str) -> Mapping[str, Version]:
 @cache
 def _of_directory(directory: str) -> Mapping[str, Version]:
     found: dict[str, Version] = {}
-    for name, clauses in _requirements(Path(directory)):
-        name = re.sub(r"[-_.]+", "-", name).lower()  # noqa: PLW2901
-        version = pinned(clauses)
-        if name in LIBRARIES and version is not None:
-            found.setdefault(name, version)
+    for name, version in _pins(_requirements(Path(directory))):
+        found.setdefault(name, version)
     return found
+
+
+def _pins(requirements: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Version]]:
+    for name, clauses in requirements:
+        known = re.sub(r"[-_.]+", "-", name).lower()
+        if known in LIBRARIES and (version := pinned(clauses)) is not None:
+            yield known, version
 
 
 def _requirements(place: Path) -> Iterator[tuple[str, str]]:
     """``(name, clauses)`` of every requirement in the files of one directory, locks first: they are exact."""
-    for lock in ("uv.lock", "poetry.lock", "pdm.lock"):
-        for name, version in _LOCKED.findall(_text(place / lock)):
+    for lock, pattern in _LOCKS.items():
+        for name, version in pattern.findall(_text(place / lock)):
             yield name, f"=={version}"
-    project = place / "pyproject.toml"
-    if project.is_file():
-        yield from _split(_of_pyproject(_text(project)))
+    for file, read in _MANIFESTS.items():
+        if (place / file).is_file():
+            yield from _split(read(_text(place / file)))
+    for file in _listed(place, "requirements*.txt", "requirements*.in", "requirements/*.txt", "environment*.y*ml", "conda*.y*ml"):
+        yield from _split(line.strip().removeprefix("- ") for line in _text(file).splitlines())
+
+
+def _listed(place: Path, *patterns: str) -> list[Path]:
+    """The files that match, `requirements.txt` before its variants."""
     try:
-        listed = sorted(place.glob("requirements*.txt")) + sorted(place.glob("environment*.y*ml"))
+        return [file for pattern in patterns for file in sorted(place.glob(pattern), key=lambda file: file.stem)]
     except OSError:
-        listed = []
-    for file in listed:
-        lines = (line.strip().removeprefix("- ") for line in _text(file).splitlines())
-        yield from _split(re.sub(r"^([A-Za-z0-9_.-]+)=(?=[0-9])", r"\1==", line) for line in lines)
+        return []
 
 
-def _of_pyproject(text: str) -> list[str]:
+def _of_toml(text: str) -> list[str]:
+    """The requirements of a `pyproject.toml`, `Pipfile` or `pixi.toml`: lists of them, and tables from name to version."""
     import tomllib  # costs as much as ten rules
 
     try:
-        data = tomllib.loads(text)
+        data: object = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):
         return []
-    project = data.get("project")
     lines: list[object] = []
-    if isinstance(project, dict):
-        lines += project.get("dependencies", []) if isinstance(project.get("dependencies"), list) else []
-        extras = project.get("optional-dependencies")
-        lines += [line for extra in extras.values() if isinstance(extra, list) for line in extra] if isinstance(extras, dict) else []
-    poetry = data.get("tool", {}).get("poetry", {}) if isinstance(data.get("tool"), dict) else {}
-    table = poetry.get("dependencies", {}) if isinstance(poetry, dict) else {}
-    if isinstance(table, dict):
-        lines += [f"{name}=={spec}" for name, spec in table.items() if isinstance(spec, str) and spec[:1].isdigit()]
+    for path in _LISTS:
+        for found in _at(data, path):
+            lines += found if isinstance(found, list) else []
+    for path in _TABLES:
+        for found in _at(data, path):
+            if isinstance(found, dict):
+                lines += [f"{name}{_clauses(spec)}" for name, spec in found.items()]
     return [line for line in lines if isinstance(line, str)]
 
 
+def _at(data: object, path: str) -> list[object]:
+    """What stands at a dotted path; a star is every key."""
+    found = [data]
+    for key in path.split("."):
+        tables = [value for value in found if isinstance(value, dict)]
+        found = [value for table in tables for name, value in table.items() if key in ("*", name)]
+    return found
+
+
+def _clauses(spec: object) -> str:
+    """The clauses of a version in a table: Poetry's bare ones are exact, and `^0.4` keeps below 0.5."""
+    text = spec.get("version") if isinstance(spec, dict) else spec
+    if not isinstance(text, str):
+        return ""
+    if text.startswith("^"):
+        numbers = parse(text[1:])
+        return f"<0.{numbers[1] + 1}" if len(numbers) > 1 and numbers[0] == 0 else ""
+    if text.startswith("~") and text[1:2].isdigit():
+        return f"=={'.'.join(text[1:].split('.')[:2])}.*"
+    return f"=={text}" if text[:1].isdigit() else text
+
+
+def _of_setup(text: str) -> list[str]:
+    """The requirements that stand as strings in a `setup.py`."""
+    return [one or other for one, other in re.findall(r"\"([^\"\n]*)\"|'([^'\n]*)'", text)]
+
+
+def _of_pipfile_lock(text: str) -> list[str]:
+    import json
+
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return [f"{name}{_clauses(spec)}" for section in _at(data, "default") if isinstance(section, dict) for name, spec in section.items()]
+
+
+_PACKAGE = re.compile(r'^\[\[package\]\]\s*\nname = "([^"]+)"\s*\nversion = "([^"]+)"', re.MULTILINE)
+_LISTING = re.compile(r"^[ \t-]*name:[ \t]*([\w.-]+)[ \t]*\n[ \t]*version:[ \t]*['\"]?([0-9][\w.]*)", re.MULTILINE)
+_LOCKS = {"uv.lock": _PACKAGE, "poetry.lock": _PACKAGE, "pdm.lock": _PACKAGE, "pixi.lock": _LISTING, "conda-lock.yml": _LISTING}
+_MANIFESTS: dict[str, Callable[[str], list[str]]] = {
+    "Pipfile.lock": _of_pipfile_lock,
+    "pyproject.toml": _of_toml,
+    "Pipfile": _of_toml,
+    "pixi.toml": _of_toml,
+    "setup.cfg": str.splitlines,
+    "setup.py": _of_setup,
+}
+_LISTS = ("project.dependencies", "project.optional-dependencies.*", "dependency-groups.*", "tool.uv.constraint-dependencies")
+_TABLES = (
+    *("tool.poetry.dependencies", "tool.poetry.group.*.dependencies"),
+    *("packages", "dependencies", "pypi-dependencies", "tool.pixi.dependencies", "tool.pixi.pypi-dependencies"),
+)
+
+
 def _split(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Names with their clauses; repositories count by their tag."""
     for line in lines:
-        match = _REQUIREMENT.match(line)
-        if match:
-            yield match.group(1), match.group(2)
+        found = requirement(line.partition(" #")[0])
+        if found is not None and found[1] not in ("", NEWEST):
+            yield found
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() and path.stat().st_size < 20_000_000 else ""
+        data = path.read_bytes() if path.is_file() and path.stat().st_size < 20_000_000 else b""
     except OSError:
         return ""
+    # What PowerShell redirects into a file is UTF-16.
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from loradoctor.diagnostic import Finding, Severity
@@ -11,6 +12,8 @@ from loradoctor.lint.module import Arrival, Module, literal
 from loradoctor.rule import rule
 
 _BIASES = ("none", "all", "lora_only")
+_STARTS = re.compile(r"(?i:gaussian|olora|mica)|loftq|eva|orthogonal|lora_ga|pissa.*|corda.*|")
+"""Ways to begin that PEFT knows by name; the empty string counts as False."""
 
 
 @rule("LD409", Severity.ERROR, "CF13", "CF15", "QT7")
@@ -18,8 +21,8 @@ def invalid_config_value(module: Module) -> Iterator[Finding]:
     """A LoRA configuration holds a value, or two that exclude each other, that PEFT refuses.
 
     Some are refused when the configuration is made, others when the model is wrapped, which is after it has been
-    downloaded and loaded: a rank of zero, a dropout in percent, a truth value as `bias`, `layers_pattern` without
-    `layers_to_transform`, LoftQ without its configuration, biases trained by two adapters of one model.
+    downloaded and loaded: a rank of zero, a dropout in percent, a truth value as `bias`, an unknown name of an initialisation,
+    `layers_pattern` without `layers_to_transform`, LoftQ without its configuration, biases trained by two adapters of one model.
 
     ```python
     from peft import LoraConfig
@@ -97,6 +100,11 @@ def _loftq_alone(arrival: Arrival) -> bool:
     return literal(arrival.arg("init_lora_weights")) == "loftq" and _absent(arrival.arg("loftq_config"))
 
 
+def _unknown_start(arrival: Arrival) -> bool:
+    start = literal(arrival.arg("init_lora_weights"))
+    return isinstance(start, str) and _STARTS.fullmatch(start) is None
+
+
 def _dora_with_bias(arrival: Arrival) -> bool:
     return literal(arrival.arg("use_dora")) is True and literal(arrival.arg("lora_bias")) is True
 
@@ -123,6 +131,12 @@ _CHECKS: tuple[tuple[str, Callable[[Arrival], bool], str, str], ...] = (
         _loftq_alone,
         '`init_lora_weights="loftq"` is given without `loftq_config`',
         "the configuration raises; pass `loftq_config=LoftQConfig(loftq_bits=4)`",
+    ),
+    (
+        "init_lora_weights",
+        _unknown_start,
+        "`init_lora_weights` names no way to begin that PEFT knows",
+        _AT_WRAP + 'write True, or one of `"gaussian"`, `"pissa"`, `"olora"`, `"eva"`, `"corda"`, `"orthogonal"`',
     ),
     ("use_dora", _dora_with_bias, "`use_dora` is given with `lora_bias`", "the configuration raises; DoRA has no such bias"),
 )

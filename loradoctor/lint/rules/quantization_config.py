@@ -22,6 +22,10 @@ _MISSPELLED = {
 }
 
 
+_OTHER_KERNELS = frozenset({"bigdl", "ipex_llm"})
+"""Libraries that read the configuration themselves and have 4-bit types of their own."""
+
+
 @rule("LD412", Severity.ERROR, "QT4")
 def quantization_config(module: Module) -> Iterator[Finding]:
     """A `BitsAndBytesConfig` holds what bitsandbytes refuses, or a setting it does not know and drops.
@@ -42,7 +46,7 @@ def quantization_config(module: Module) -> Iterator[Finding]:
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="bfloat16")
     ```
     """
-    if module.is_test:
+    if module.is_test or not _OTHER_KERNELS.isdisjoint(name.partition(".")[0] for name in module.imports):
         return
     for site in module.calls("transformers.BitsAndBytesConfig"):
         if site.sometimes(_both):

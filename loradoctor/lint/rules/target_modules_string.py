@@ -12,7 +12,7 @@ from loradoctor.lint.libraries.architectures import inner_names
 from loradoctor.lint.module import Module, literal
 from loradoctor.rule import rule
 
-_EVERY_LAYER = re.compile(r"all[-_ ]?linear(?:[-_ ]?layers?)?", re.IGNORECASE)
+_EVERY_LAYER = re.compile(r"all(?:[-_ ]?linear)?(?:[-_ ]?(?:layers?|modules?))?", re.IGNORECASE)
 _NAMES = re.compile(r"\s*\w+(?:\.\w+)*(?:\s*,\s*\w+(?:\.\w+)*)*\s*,?\s*")
 
 

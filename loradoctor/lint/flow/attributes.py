@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow import classes, functions
+from loradoctor.lint.flow.facts import Model, Peft
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import (
     Derived,
     Function,
     Method,
     Oid,
+    Partial,
     Ref,
     Super,
     Unknown,
@@ -19,13 +21,16 @@ from loradoctor.lint.flow.values import (
     UserModule,
     Value,
 )
-from loradoctor.lint.libraries import canonical
+from loradoctor.lint.libraries import canonical, method_spec
 from loradoctor.lint.libraries.effects import attribute_of
 
 if TYPE_CHECKING:
     from loradoctor.lint.flow.machine import Machine
 
 Outcomes = list[tuple[Value, State]]
+
+_AROUND = frozenset({"module", "_orig_mod"})
+"""What gives the model inside of what parallel training or compilation has put around it: wrappers are not told from their models."""
 
 
 def attribute(machine: Machine, receiver: Value, name: str, state: State) -> Outcomes:
@@ -38,6 +43,11 @@ def attribute(machine: Machine, receiver: Value, name: str, state: State) -> Out
         own = _from_class(machine, oid, receiver, name, state)
         if own is not None:
             return own
+        facts = state.heap[oid]
+        if isinstance(facts, (Model, Peft)) and name in _AROUND and facts.shell is None:
+            return [(receiver, state)]
+        if method_spec(type(facts).__name__, name) is not None:
+            return [(Method(receiver, name), state)]
         return [(attribute_of(receiver, name, state), state)]
     match receiver:
         case Ref(name=dotted):
@@ -49,6 +59,8 @@ def attribute(machine: Machine, receiver: Value, name: str, state: State) -> Out
             return [(found or Unknown(f"{receiver.node.name}.{name}"), state)]
         case Super(receiver=inner, owner=owner):
             return [(_from_super(inner, owner, name, state), state)]
+        case Partial(function=function) if name == "func":
+            return [(function, state)]
         case Unknown(key=key):
             return [(state.attrs.get((key, name)) or Unknown(f"{key}.{name}"), state)]
         case _:
@@ -72,9 +84,9 @@ def _from_class(machine: Machine, oid: Oid, receiver: Value, name: str, state: S
 
 
 def _from_super(inner: Value, owner: UserClass, name: str, state: State) -> Value:
-    for base in owner.bases:
+    for base in classes.after_super(inner, owner, state):
         if isinstance(base, UserClass):
-            found = classes.find_in_class(base, name, state)
+            found = state.vars.get((base.scope, name))
             if isinstance(found, Function):
                 return Method(inner, name, found)
         elif isinstance(base, Ref):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import classes, containers, functions
+from loradoctor.lint.flow import callbacks, classes, conditions, containers, functions, predicates
 from loradoctor.lint.flow import evaluate as expressions
 from loradoctor.lint.flow.attributes import attribute
 from loradoctor.lint.flow.facts import Instance, Model, Peft
@@ -17,9 +17,11 @@ from loradoctor.lint.flow.values import (
     Function,
     Items,
     Known,
+    Many,
     Method,
     Obj,
     Oid,
+    Partial,
     Ref,
     Super,
     Table,
@@ -38,11 +40,6 @@ if TYPE_CHECKING:
 Outcomes = list[tuple[Value, State]]
 Passed = tuple[tuple[ir.Arg, Value], ...]
 
-DEPTH = 12
-"""How deep calls of this file's own functions are followed."""
-RESULTS = 6
-"""How many different outcomes of one call are kept apart."""
-
 
 def call(machine: Machine, node: ir.Call, state: State, scope: int) -> Outcomes:
     """Evaluate a call: callee, arguments in order, then what it does."""
@@ -54,12 +51,18 @@ def call(machine: Machine, node: ir.Call, state: State, scope: int) -> Outcomes:
             passed = tuple(zip(node.args, values, strict=True))
             if isinstance(func, ir.Attr):
                 outcomes += _call_method(machine, node, first, func.name, passed, then, scope)
+            elif first == _SUPER:
+                outcomes.append((classes.bound_super(machine, scope), then))
             else:
-                outcomes += _call_value(machine, node, first, passed, then)
+                outcomes += call_value(machine, node, first, passed, then)
     return outcomes
 
 
-def _call_value(machine: Machine, node: ir.Call, callee: Value, passed: Passed, state: State) -> Outcomes:
+_SUPER = Ref("builtins.super")
+
+
+def call_value(machine: Machine, node: ir.Call, callee: Value, passed: Passed, state: State) -> Outcomes:
+    """Call a value."""
     match callee:
         case Function():
             return functions.enter(machine, callee, None, functions.bind_own(machine, callee, passed, 0, state), state)
@@ -67,14 +70,20 @@ def _call_value(machine: Machine, node: ir.Call, callee: Value, passed: Passed, 
             return functions.enter(machine, function, receiver, functions.bind_own(machine, function, passed, 1, state), state)
         case UserClass():
             return classes.construct_call(machine, callee, node, passed, state)
-        case Ref(name="builtins.super"):
-            return [(classes.bound_super(machine), state)]
+        case Method(receiver=receiver, name=name):
+            return _library_method(machine, node, receiver, name, passed, state)
+        case Partial(function=function, passed=before):
+            return call_value(machine, node, function, (*before, *passed), state)
         case Ref(name=name):
-            return _call_library(machine, node, name, passed, state)
+            given = callbacks.call(machine, node, name, passed, state)
+            return given if given is not None else _call_library(machine, node, name, passed, state)
         case Derived(kind="super", source=inner, note=dotted):
             return _call_super(machine, node, inner, dotted, passed, state)
         case _:
             oid = state.oid(callee)
+            own = classes.method_of(callee, "__call__", state)
+            if own is not None:
+                return functions.enter(machine, own, callee, functions.bind_own(machine, own, passed, 1, state), state)
             spec = method_spec(type(state.heap[oid]).__name__, "__call__") if oid is not None else None
             if spec is not None:
                 return apply(machine, node, spec, "__call__", callee, passed, state)
@@ -87,14 +96,14 @@ def _call_method(machine: Machine, node: ir.Call, receiver: Value, name: str, pa
     if isinstance(receiver, (Ref, UserClass, UserModule, Super)) or kind == "object":
         outcomes: Outcomes = []
         for callee, after in attribute(machine, receiver, name, state):
-            if isinstance(callee, (Function, Method, UserClass, Ref)) or (isinstance(callee, Derived) and callee.kind == "super"):
+            if isinstance(callee, (Function, Method, Partial, UserClass, Ref)) or (isinstance(callee, Derived) and callee.kind == "super"):
                 bound = isinstance(callee, Function) and isinstance(receiver, UserClass) and _is_classmethod(callee)
                 target = Method(receiver, name, callee) if bound and isinstance(callee, Function) else callee
-                outcomes += _call_value(machine, node, target, passed, after)
+                outcomes += call_value(machine, node, target, passed, after)
             else:
                 outcomes += _library_method(machine, node, receiver, name, passed, after)
         return outcomes
-    if isinstance(receiver, (Table, Items)) and isinstance(node.func, ir.Attr):
+    if isinstance(receiver, (Table, Items, Many)) and isinstance(node.func, ir.Attr):
         return containers.call_method(machine, node, receiver, name, passed, state, scope)
     return _library_method(machine, node, receiver, name, passed, state)
 
@@ -122,6 +131,8 @@ def _library_method(machine: Machine, node: ir.Call, receiver: Value, name: str,
         return _call_library(machine, node, f"{facts.cls}.{name}", passed, state, receiver)
     if isinstance(facts, (Model, Peft)) and not passed:
         return [(Unknown(f"{state.oid(receiver)}.{name}()"), state)]  # a part of the model, most likely
+    if isinstance(receiver, Unknown) and (same := predicates.same_answer(receiver.key, name, passed)) is not None:
+        return [(state.attrs.get((receiver.key, same.key.removeprefix(receiver.key))) or same, state)]
     harmless = facts is not None or isinstance(receiver, (Derived, Known, Template, Function))
     foreign = isinstance(receiver, Unknown) and receiver.key.startswith("object@")
     return _unknown(machine, node, passed, state, name if harmless else "", "object" if foreign else "value")
@@ -133,9 +144,13 @@ def _call_library(machine: Machine, node: ir.Call, name: str, passed: Passed, st
         return apply(machine, node, spec, name, receiver, passed, state)
     if is_harmless(name):
         last = name.rpartition(".")[2]
+        if (same := predicates.same_answer(name, "", passed)) is not None:
+            return [(same, state)]
         if last[:1].isupper():
             return [(state.new(node.uid, Instance(node, name)), state)]
         return [(machine.fresh(node.uid, state), state)]
+    if (same := predicates.same_answer(name, "", passed)) is not None:
+        return [(same, state)]
     return _unknown(machine, node, passed, state, "", "object" if name.rpartition(".")[2][:1].isupper() else "value")
 
 
@@ -172,12 +187,6 @@ def apply(
     return [(result, state)]
 
 
-_RESULT = (-1, "result")
-
-
-# -- classes of this file
-
-
 # -- what is out of sight
 
 
@@ -192,15 +201,12 @@ def _unknown(machine: Machine, node: ir.Call, passed: Passed, state: State, harm
 
 
 def _objects(value: Value, state: State) -> list[Oid]:
-    if isinstance(value, Items):
+    if isinstance(value, (Items, Many)):
         return [o for item in value.items for o in _objects(item, state)]
     if isinstance(value, Table):
         return [o for _, item in value.items for o in _objects(item, state)]
     oid = state.oid(value)
     return [] if oid is None else [oid]
-
-
-_CHANGING = frozenset({"append", "extend", "update", "insert", "pop", "remove", "clear", "setdefault", "add"})
 
 
 def truth(value: Value, state: State) -> bool | None:
@@ -211,8 +217,8 @@ def truth(value: Value, state: State) -> bool | None:
         case Items(items=items):
             return bool(items)
         case Unknown(key=key):
-            return False if state.conds.get(f"{key} is None") else state.conds.get(key)
-        case Obj() | Ref() | Function() | UserClass():
+            return False if state.conds.get(f"{key} is None") else conditions.holds(key, state)
+        case Obj() | Ref() | Function() | UserClass() | Method() | Partial():
             return True
         case _:
             return None

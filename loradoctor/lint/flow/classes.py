@@ -29,26 +29,43 @@ Outcomes = list[tuple[Value, State]]
 Passed = tuple[tuple[ir.Arg, Value], ...]
 
 
+def lineage(cls: UserClass) -> tuple[Value, ...]:
+    """A class and its bases in the order in which attributes are looked up; an order that Python would refuse is taken as written."""
+    lines = [list(lineage(b)) if isinstance(b, UserClass) else [b] for b in cls.bases if not _same(b, cls)]
+    pending = [*lines, [*cls.bases]]
+    order: list[Value] = [cls]
+    while pending := [line for line in pending if line]:
+        heads = (line[0] for line in pending)
+        head = next((h for h in heads if not any(_same(h, later) for line in pending for later in line[1:])), pending[0][0])
+        order.append(head)
+        pending = [[v for v in line if not _same(v, head)] for line in pending]
+    return tuple(order)
+
+
+def _same(one: Value, other: Value) -> bool:
+    return one.node is other.node if isinstance(one, UserClass) and isinstance(other, UserClass) else one == other
+
+
 def find_in_class(cls: UserClass, name: str, state: State) -> Value | None:
     """An attribute of a class or of its bases in this file."""
-    seen: list[UserClass] = []
-    pending: list[Value] = [cls]
-    while pending:
-        current = pending.pop(0)
-        if not isinstance(current, UserClass) or any(current.node is s.node for s in seen):
-            continue
-        seen.append(current)
-        found = state.vars.get((current.scope, name))
-        if found is not None:
-            return found
-        pending += current.bases
-    return None
+    found = state.vars.get((cls.scope, name))
+    if found is not None or not cls.bases:
+        return found
+    scopes = (c.scope for c in lineage(cls)[1:] if isinstance(c, UserClass))
+    return next((v for s in scopes if (v := state.vars.get((s, name))) is not None), None)
 
 
 def find_method(cls: UserClass, name: str, state: State) -> Function | None:
     """A method of a class or of its bases in this file."""
     found = find_in_class(cls, name, state)
     return found if isinstance(found, Function) else None
+
+
+def method_of(value: Value, name: str, state: State) -> Function | None:
+    """A method of an object whose class is in this file."""
+    oid = state.oid(value)
+    cls = state.attrs.get((oid, "__class__")) if oid is not None else None
+    return find_method(cls, name, state) if isinstance(cls, UserClass) else None
 
 
 def library_base(cls: UserClass) -> str | None:
@@ -91,21 +108,39 @@ def construct_call(machine: Machine, cls: UserClass, node: ir.Call, passed: Pass
         calls.apply(machine, node, spec, base, obj, passed, state, into=obj)
         return [(obj, state)]
     binding = functions.bind(_fields(cls), passed)
-    outcomes = construct(machine, cls, node, state, None)
-    for made, after in outcomes:
-        for name, value in binding.values.items():
-            if isinstance(made, Obj):
-                after.attrs[made.oid, name] = value
+    outcomes: Outcomes = []
+    for made, after in construct(machine, cls, node, state, None):
+        if isinstance(made, Obj):
+            after.attrs |= {(made.oid, name): value for name, value in binding.values.items()}
+        ready = find_method(cls, "__post_init__", after)
+        if ready is None:
+            outcomes.append((made, after))
+        else:
+            outcomes += [(made, then) for _, then in functions.enter(machine, ready, made, {}, after)]
     return outcomes
 
 
 def _fields(cls: UserClass) -> tuple[str, ...]:
-    return tuple(t.id for s in cls.node.body if isinstance(s, ir.Assign) for t in s.targets if isinstance(t, ir.Name))
+    """The fields of a data class, its bases' first."""
+    names = [name for part in reversed(lineage(cls)) if isinstance(part, UserClass) for name in part.node.fields]
+    return tuple(dict.fromkeys(names))
 
 
-def bound_super(machine: Machine) -> Value:
-    """`super()` in the method that is running."""
-    for scope in reversed(machine.scopes.values()):
-        if scope.owner is not None and scope.self_value is not None:
-            return Super(scope.self_value, scope.owner)
+def bound_super(machine: Machine, scope: int) -> Value:
+    """`super()` in the method that a scope belongs to."""
+    here: int | None = scope
+    while here is not None:
+        place = machine.scopes[here]
+        if place.owner is not None and place.self_value is not None:
+            return Super(place.self_value, place.owner)
+        here = place.parent
     return Unknown("super")
+
+
+def after_super(inner: Value, owner: UserClass, state: State) -> tuple[Value, ...]:
+    """Where `super()` in a method of ``owner`` looks: behind it in the lineage of the object's own class."""
+    oid = state.oid(inner)
+    cls = state.attrs.get((oid, "__class__")) if oid is not None else inner
+    order = lineage(cls) if isinstance(cls, UserClass) else ()
+    place = next((n for n, part in enumerate(order) if _same(part, owner)), None)
+    return lineage(owner)[1:] if place is None else order[place + 1 :]

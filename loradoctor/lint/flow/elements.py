@@ -1,16 +1,16 @@
-"""Elements: what a loop or a comprehension binds, and items of containers."""
+"""Elements: what a loop binds in its turns, and items of containers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loradoctor.lint import ir
-from loradoctor.lint.flow import evaluate, loops
+from loradoctor.lint.flow import loops
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import (
     Derived,
     Items,
     Known,
+    Many,
     Unknown,
     Value,
 )
@@ -18,13 +18,10 @@ from loradoctor.lint.flow.values import (
 if TYPE_CHECKING:
     from loradoctor.lint.flow.machine import Machine
 
-Outcomes = list[tuple[Value, State]]
-
-
 def element_of(machine: Machine, iterable: Value, turn: int, uid: int, state: State) -> Value:
     """What a loop over ``iterable`` binds in its ``turn``-th turn."""
     match iterable:
-        case Items(items=items) if items:
+        case Items(items=items) | Many(items=items) if items:
             return items[turn % len(items)]
         case Derived(kind="parameters", source=source):
             return Derived("parameter", source, str(machine.guard_depth))
@@ -62,31 +59,9 @@ def item_of(machine: Machine, value: Value, index: int, uid: int, state: State) 
     match value:
         case Items(items=items) if index < len(items):
             return items[index]
+        case Many(items=items) if items:
+            return items[index % len(items)]
         case Unknown(key=key):
             return Unknown(f"{key}[{index}]")
         case _:
             return machine.fresh(uid, state)
-
-
-def comprehension(machine: Machine, node: ir.Comprehension, state: State, scope: int) -> Outcomes:
-    """A comprehension or generator expression."""
-    for target, iterable, conditions in node.clauses:
-        source, state = evaluate.single(machine, iterable, state, scope)
-        element = element_of(machine, source, 0, node.uid, state)
-        if isinstance(target, ir.Name):
-            machine.bind(target.id, element, scope, state)
-        elif isinstance(target, ir.Sequence):
-            for index, part in enumerate(target.items):
-                if isinstance(part, ir.Name):
-                    machine.bind(part.id, item_of(machine, element, index, part.uid, state), scope, state)
-        for condition in conditions:
-            _, state = evaluate.single(machine, condition, state, scope)
-    values = []
-    for element_node in node.elements:
-        value, state = evaluate.single(machine, element_node, state, scope)
-        values.append(value)
-    match values[-1]:
-        case Derived(kind="parameter", source=origin):
-            return [(Derived("parameters", origin), state)]
-        case _:
-            return [(machine.fresh(node.uid, state), state)]

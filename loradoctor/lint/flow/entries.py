@@ -34,10 +34,10 @@ def run_uncalled(machine: Machine, world: State) -> None:
             _instance(machine, owner, world.fork())
             continue
         if owner is None:
-            functions.enter(machine, function, None, _unknown_arguments(function), world.fork())
+            functions.run(machine, function, None, _unknown_arguments(function), world.fork())
             continue
         for receiver, state in _instance(machine, owner, world.fork())[:2]:
-            functions.enter(machine, function, receiver, _unknown_arguments(function, skip=1), state)
+            functions.run(machine, function, receiver, _unknown_arguments(function, skip=1), state)
 
 
 def _instance(machine: Machine, owner: UserClass, state: State) -> list[tuple[Value, State]]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import calls, elements, guards
+from loradoctor.lint.flow import calls, comprehensions, conditions, containers, functions, guards, predicates
 from loradoctor.lint.flow.attributes import attribute
 from loradoctor.lint.flow.facts import Model
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import (
+    NAMESPACE,
     NONE,
     Derived,
     Function,
+    Generator,
     Items,
     Known,
+    Many,
     Ref,
     Table,
     Template,
@@ -129,10 +133,34 @@ def _compare(machine: Machine, node: ir.Compare, state: State, scope: int) -> Ou
     for (left, right), after in many(machine, (node.left, node.right), state, scope):
         if isinstance(left, Derived) and left.kind == "adapter_key" and isinstance(right, Derived) and right.kind == "state_dict":
             _seek(machine, right.source, node, after)
-        named = isinstance(left, (Known, Unknown)) and isinstance(right, (Known, Unknown)) and node.op != "?"
-        key = f"{_label(left)} {node.op} {_label(right)}" if named else ""
-        outcomes.append((Unknown(key) if key else machine.fresh(node.uid, after), after))
+        outcomes.append((_compared(machine, left, node, right, after), after))
     return outcomes
+
+
+_OPPOSITE = {"not in": "in", "<=": ">", ">=": "<"}
+
+
+def _compared(machine: Machine, left: Value, node: ir.Compare, right: Value, state: State) -> Value:
+    """The truth of a comparison, as a value that the same comparison has wherever it stands."""
+    op, sized = node.op, (int, float)
+    decided = predicates.compare(machine, left, op, right)
+    if decided is not None:
+        return Known(decided)
+    if isinstance(left, Known) and isinstance(right, Known) and op in _ORDER:
+        one, two = left.value, right.value
+        if isinstance(one, sized) and isinstance(two, sized):
+            return Known(_ORDER[op](one, two))
+    if isinstance(left, Known) and op in _ORDER and isinstance(right, Unknown):
+        left, op, right = right, _MIRRORED[op], left
+    if op == "?" or not (isinstance(left, (Known, Unknown)) and isinstance(right, (Known, Unknown))):
+        return machine.fresh(node.uid, state)
+    if op in _OPPOSITE:
+        return Unknown(f"not {_label(left)} {_OPPOSITE[op]} {_label(right)}")
+    return Unknown(f"{_label(left)} {op} {_label(right)}")
+
+
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def _seek(machine: Machine, model: Value, node: ir.Compare, state: State) -> None:
@@ -146,19 +174,26 @@ def _label(value: Value) -> str:
     return value.key if isinstance(value, Unknown) else repr(getattr(value, "value", None))
 
 
-def _test(machine: Machine, node: ir.Not | ir.Compare, state: State, scope: int) -> Outcomes:
+def _test(machine: Machine, node: ir.Not | ir.Compare | ir.BoolOp, state: State, scope: int) -> Outcomes:
+    """The value of a test: one unknown that stands for what it asks, where nothing else depends on it."""
     yes, no = guards.branch(machine, node, state, scope)
-    if yes and no and len(yes) == len(no) == 1 and yes[0].same_world(no[0]):
-        first, shared = yes[0], {k: v for k, v in yes[0].conds.items() if no[0].conds.get(k) is v}
-        label = next((k for k in first.conds if k not in shared), None)
-        polarity = "" if label is None or first.conds[label] else "not "
+    if len(yes) == len(no) == 1 and yes[0].same_world(no[0]):
+        first, other = yes[0], no[0]
+        shared = {k: v for k, v in first.conds.items() if other.conds.get(k) is v}
+        held, failed = conditions.learned(first, shared), conditions.learned(other, shared)
         first.conds = shared
-        return [(Unknown(f"{polarity}{label}") if label else machine.fresh(node.uid, first), first)]
+        if held and conditions.plain(held):
+            return [(Unknown(conditions.every(held)), first)]
+        if failed and conditions.plain(failed):
+            return [(Unknown(f"not {conditions.every(failed)}"), first)]
+        return [(machine.fresh(node.uid, first), first)]
     outcomes: Outcomes = [(Known(value=True), s) for s in yes]
     return outcomes + [(Known(value=False), s) for s in no]
 
 
 def _boolean(machine: Machine, node: ir.BoolOp, state: State, scope: int) -> Outcomes:
+    if _is_flag(node):
+        return _test(machine, node, state, scope)
     outcomes: Outcomes = []
     for left, after in evaluate(machine, node.left, state, scope):
         decided = calls.truth(left, after)
@@ -170,6 +205,20 @@ def _boolean(machine: Machine, node: ir.BoolOp, state: State, scope: int) -> Out
         else:
             outcomes += evaluate(machine, node.right, after, scope)
     return outcomes
+
+
+def _is_flag(node: ir.Expr) -> bool:
+    """Whether only the truth of an expression can matter: one of its sides is a comparison."""
+    if isinstance(node, ir.BoolOp):
+        sides = (node.left, node.right)
+        simple = all(isinstance(s, (ir.Name, ir.Attr)) or _is_flag(s) for s in sides)
+        return simple and any(_is_flag(s) for s in sides)
+    return isinstance(node, (ir.Not, ir.Compare)) or (
+        isinstance(node, ir.Call) and (getattr(node.func, "id", None) or getattr(node.func, "name", "")) in _QUESTIONS
+    )
+
+
+_QUESTIONS = frozenset({"isinstance", "hasattr", "exists", "isdir", "isfile", "is_file", "is_dir", "bool"})
 
 
 def _choice(machine: Machine, node: ir.Choice, state: State, scope: int) -> Outcomes:
@@ -188,12 +237,19 @@ def _subscript(machine: Machine, node: ir.Subscript, state: State, scope: int) -
     outcomes: Outcomes = []
     parts = [node.value] if node.index is None else [node.value, node.index]
     for values, after in many(machine, parts, state, scope):
-        outcomes.append((_item(machine, values, node.uid, after), after))
+        if len(values) == 2 and isinstance(values[0], Table) and isinstance(values[1], Unknown):
+            outcomes += containers.choose(machine, values[0], values[1], node.uid, after)
+        else:
+            outcomes.append((_item(machine, values, node.uid, after), after))
     return outcomes
 
 
 def _item(machine: Machine, values: tuple[Value, ...], uid: int, state: State) -> Value:
     match values:
+        case (Many(items=items), *_) if items:
+            return items[0]
+        case (Ref() as namespace, Known(value=str(name))) if namespace == NAMESPACE:
+            return machine.lookup(name, 0, state)
         case (Items(items=items), Known(value=int(index))) if -len(items) <= index < len(items):
             return items[index]
         case (Table() as table, Known(value=key)):
@@ -201,7 +257,7 @@ def _item(machine: Machine, values: tuple[Value, ...], uid: int, state: State) -
         case (Ref(name="os.environ"), Known(value=name)):
             return Unknown(f"environment:{name}")
         case (Unknown(key=key), Known(value=index)):
-            return Unknown(f"{key}[{index!r}]")
+            return state.attrs.get((key, f"[{index!r}]")) or Unknown(f"{key}[{index!r}]")
         case _:
             return machine.fresh(uid, state)
 
@@ -234,7 +290,7 @@ def _walrus(machine: Machine, node: ir.Walrus, state: State, scope: int) -> Outc
 
 
 def _comprehension(machine: Machine, node: ir.Comprehension, state: State, scope: int) -> Outcomes:
-    return elements.comprehension(machine, node, state, scope)
+    return comprehensions.comprehension(machine, node, state, scope)
 
 
 def _star(machine: Machine, node: ir.Star, state: State, scope: int) -> Outcomes:
@@ -242,9 +298,14 @@ def _star(machine: Machine, node: ir.Star, state: State, scope: int) -> Outcomes
 
 
 def _yield(machine: Machine, node: ir.Yield, state: State, scope: int) -> Outcomes:
-    if node.value is None:
-        return [(NONE, state)]
-    return [(machine.fresh(node.uid, s), s) for _, s in evaluate(machine, node.value, state, scope)]
+    outcomes = [(NONE, state)] if node.value is None else evaluate(machine, node.value, state, scope)
+    consumer = machine.consumers[-1] if machine.consumers else None
+    if consumer is None:
+        return [(machine.fresh(node.uid, s), s) for _, s in outcomes]
+    after: list[State] = []
+    for value, each in outcomes:
+        after += functions.iterate(machine, value, each, consumer) if isinstance(value, Generator) else consumer(value, each)
+    return [(machine.fresh(node.uid, s), s) for s in machine.join(after)]
 
 
 def _opaque(machine: Machine, node: ir.Opaque, state: State, scope: int) -> Outcomes:

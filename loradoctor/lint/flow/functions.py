@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow import evaluate, statements
+from loradoctor.lint.flow.facts import Model, Peft
 from loradoctor.lint.flow.state import State, merge_equal
 from loradoctor.lint.flow.trace import Binding
 from loradoctor.lint.flow.values import (
     NONE,
     Function,
+    Generator,
     Items,
+    Many,
+    Method,
+    Partial,
+    Ref,
     Table,
     Unknown,
     Value,
@@ -29,6 +35,11 @@ DEPTH = 12
 RESULTS = 6
 """How many different outcomes of one call are kept apart."""
 _RESULT = (-1, "result")
+_YIELDED = (-1, "yielded")
+_SAMPLES = 4
+
+Consumer = Callable[[Value, State], list[State]]
+"""Given a value that a generator yields and the path on which it does; gives the paths on which it is asked for the next."""
 
 
 def bind(params: tuple[str, ...], passed: Passed) -> Binding:
@@ -37,13 +48,15 @@ def bind(params: tuple[str, ...], passed: Passed) -> Binding:
     args: dict[str, ir.Arg] = {}
     positional: list[Value] = []
     opened = False
+    unseen = ""
     for arg, value in passed:
+        if arg.star and not (isinstance(value, Items) if arg.star == "*" else isinstance(value, Table) and value.complete):
+            opened = True
+            unseen += f"@{arg.value.uid}" + (f"@{value.key}" if isinstance(value, Unknown) else "")
         if arg.star == "**":
             if isinstance(value, Table):
                 values |= {str(k): v for k, v in value.items if str(k) not in values}
-            opened |= not (isinstance(value, Table) and value.complete)
         elif arg.star == "*":
-            opened |= not isinstance(value, Items)
             positional += value.items if isinstance(value, Items) else ()
         elif arg.name is not None:
             values[arg.name], args[arg.name] = value, arg
@@ -53,7 +66,7 @@ def bind(params: tuple[str, ...], passed: Passed) -> Binding:
             positional.append(value)
     for name, value in zip(params, positional, strict=False):
         values.setdefault(name, value)
-    return Binding(values, args, opened, tuple(positional))
+    return Binding(values, args, opened, tuple(positional), unseen)
 
 
 def bind_own(machine: Machine, function: Function, passed: Passed, skip: int, state: State) -> dict[str, Value]:
@@ -79,7 +92,17 @@ def bind_own(machine: Machine, function: Function, passed: Passed, skip: int, st
 
 
 def enter(machine: Machine, function: Function, receiver: Value | None, arguments: Mapping[str, Value], state: State) -> Outcomes:
-    """Run a function of this file with these arguments; the results of all its paths, alike ones joined."""
+    """Call a function of this file with these arguments; the results of all its paths, alike ones joined.
+
+    Nothing of a generator function runs before its result is iterated.
+    """
+    if isinstance(function.node, ir.Function) and function.node.generator:
+        return [(Generator(function, receiver, tuple(arguments.items())), state)]
+    return run(machine, function, receiver, arguments, state)
+
+
+def run(machine: Machine, function: Function, receiver: Value | None, arguments: Mapping[str, Value], state: State) -> Outcomes:
+    """Run the body of a function, a generator's as if nobody looked at what it yields."""
     node = function.node
     if node in machine.stack or len(machine.stack) >= DEPTH:
         return [(machine.fresh(node.uid, state), state)]
@@ -91,21 +114,99 @@ def enter(machine: Machine, function: Function, receiver: Value | None, argument
     if isinstance(node, ir.Lambda):
         return [(value, _forget(scope, after)) for value, after in evaluate.evaluate(machine, node.body, state, scope)]
     machine.entered.add(id(node))
+    if not machine.worth_entering(function) and not _hands_on(node, arguments.values(), state):
+        return [(machine.fresh(node.uid, state), _forget(scope, state))]
     machine.stack.append(node)
+    machine.consumers.append(None)
     loops, guards = machine.loop_depth, machine.guard_depth
     machine.guard_depth = 0
     try:
-        if not machine.worth_entering(function):
-            return [(machine.fresh(node.uid, state), _forget(scope, state))]
         flow = statements.block(machine, node.body, [state], scope)
     finally:
         machine.stack.pop()
+        machine.consumers.pop()
         machine.loop_depth, machine.guard_depth = loops, guards
     outcomes = flow.returned + [(NONE, s) for s in flow.normal]
     if node.generator:
         outcomes = [(machine.fresh(node.uid, s), s) for _, s in outcomes]
     nested = any(isinstance(s, (ir.Function, ir.Class)) for s in node.body)
     return _join(machine, [(value, after if nested else _forget(scope, after)) for value, after in outcomes])
+
+
+def _hands_on(node: ir.Function, arguments: Iterable[Value], state: State) -> bool:
+    """Whether a function without any interesting word is run all the same: it only returns, or it is handed something that matters."""
+    if len(node.body) == 1 and isinstance(node.body[0], ir.Return):
+        return True
+    return any(isinstance(v, (Method, Partial)) or isinstance(state.facts(v), (Model, Peft)) or _matters(v) for v in arguments)
+
+
+def _matters(value: Value) -> bool:
+    return isinstance(value, (Function, Ref))
+
+
+def iterate(machine: Machine, generator: Generator, state: State, consumer: Consumer) -> list[State]:
+    """Run a generator; ``consumer`` is given what it yields, with the path it does so on, and gives the paths to go on with."""
+    node = generator.function.node
+    if node in machine.stack or len(machine.stack) >= DEPTH or not isinstance(node, ir.Function):
+        return consumer(machine.fresh(node.uid, state), state)
+    scope = machine.new_scope(generator.function.scope, owner=generator.function.owner, self_value=generator.receiver)
+    state.vars |= {(scope, name): value for name, value in generator.arguments}
+    if generator.receiver is not None and node.params:
+        state.vars[scope, node.params[0].name] = generator.receiver
+    machine.entered.add(id(node))
+    depths = machine.loop_depth, machine.guard_depth
+
+    def outside(value: Value, then: State) -> list[State]:
+        """Run the consumer as what it is: code outside of the generator."""
+        inner = machine.stack, machine.consumers, machine.loop_depth, machine.guard_depth
+        machine.stack, machine.consumers = inner[0][:depth], inner[1][:outer]
+        machine.loop_depth, machine.guard_depth = depths
+        try:
+            return consumer(value, then)
+        finally:
+            machine.stack, machine.consumers, machine.loop_depth, machine.guard_depth = inner
+
+    depth, outer = len(machine.stack), len(machine.consumers)
+    machine.stack.append(node)
+    machine.consumers.append(outside)
+    machine.guard_depth = 0
+    try:
+        flow = statements.block(machine, node.body, [state], scope)
+    finally:
+        machine.stack.pop()
+        machine.consumers.pop()
+        machine.loop_depth, machine.guard_depth = depths
+    return machine.join([_forget(scope, each) for each in (*flow.normal, *(s for _, s in flow.returned))])
+
+
+def collected(machine: Machine, generator: Generator, state: State) -> Outcomes:
+    """What a generator yields, all of it, on each of its paths."""
+
+    def keep(value: Value, then: State) -> list[State]:
+        held = then.vars.get(_YIELDED)
+        then.vars[_YIELDED] = Items("list", (*(held.items if isinstance(held, Items) else ()), value)[:_SAMPLES])
+        return [then]
+
+    before = state.vars.pop(_YIELDED, None)
+    outcomes: Outcomes = []
+    for after in iterate(machine, generator, state, keep):
+        found = after.vars.pop(_YIELDED, Items("list", ()))
+        if before is not None:
+            after.vars[_YIELDED] = before
+        outcomes.append((Many(found.items) if isinstance(found, Items) else found, after))
+    return outcomes
+
+
+def first(machine: Machine, generator: Generator, state: State) -> Outcomes:
+    """What a generator yields first; it is left waiting there."""
+    outcomes: Outcomes = []
+
+    def take(value: Value, then: State) -> list[State]:
+        outcomes.append((value, then))
+        return []
+
+    iterate(machine, generator, state, take)
+    return outcomes
 
 
 def _forget(scope: int, state: State) -> State:

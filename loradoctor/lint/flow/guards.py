@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow import evaluate
-from loradoctor.lint.flow.values import Function, Items, Known, Obj, Ref, Table, Unknown, UserClass, Value
+from loradoctor.lint.flow.conditions import Ways, exclude, fork, holds, learned, plain
+from loradoctor.lint.flow.predicates import compare, is_instance, refine
+from loradoctor.lint.flow.values import Function, Items, Known, Many, Method, Obj, Partial, Ref, Table, Unknown, UserClass, Value
 
 if TYPE_CHECKING:
     from loradoctor.lint.flow.machine import Machine
     from loradoctor.lint.flow.state import State
-
-Ways = tuple[list["State"], list["State"]]
 
 
 def branch(machine: Machine, test: ir.Expr, state: State, scope: int) -> Ways:
@@ -36,7 +36,7 @@ def branch(machine: Machine, test: ir.Expr, state: State, scope: int) -> Ways:
     taken_any: list[State] = []
     skipped_any: list[State] = []
     for value, after in evaluate.evaluate(machine, test, state, scope):
-        taken, skipped = _truth(value, after)
+        taken, skipped = truth(value, after, test)
         taken_any += taken
         skipped_any += skipped
     return taken_any, skipped_any
@@ -60,9 +60,9 @@ def _one_of(machine: Machine, left: ir.Expr, options: tuple[ir.Expr, ...], state
                 inside = settled.partition("==")[2] in [repr(literal) for literal in literals]
                 taken, skipped = ([after], []) if inside else ([], [after])
             else:
-                taken, skipped = _fork(f"{value.key} in |{'|'.join(repr(literal) for literal in literals)}|", after)
+                taken, skipped = fork(f"{value.key} in |{'|'.join(repr(literal) for literal in literals)}|", after)
         else:
-            taken, skipped = _fork(None, after)
+            taken, skipped = fork(None, after)
         yes += taken
         no += skipped
     return yes, no
@@ -72,15 +72,16 @@ def _excluded(key: str, label: str, state: State) -> bool:
     """Whether the path has already settled that the value of ``key`` is not ``label``."""
     if state.conds.get(f"{key}=={label}") is not None:
         return False
-    for condition, holds in state.conds.items():
-        if holds and condition.startswith(f"{key}=="):
+    for condition, held in state.conds.items():
+        if held and condition.startswith(f"{key}=="):
             return True
-        if condition.startswith(f"{key} in |") and holds is not (f"|{label}|" in condition):
+        if condition.startswith(f"{key} in |") and held is not (f"|{label}|" in condition):
             return True
     return False
 
 
 def _both(machine: Machine, op: str, left: ir.Expr, right: ir.Expr, state: State, scope: int) -> Ways:
+    before = dict(state.conds)
     yes, no = branch(machine, left, state, scope)
     decided, open_ = (no, yes) if op == "and" else (yes, no)
     taken: list[State] = []
@@ -90,14 +91,24 @@ def _both(machine: Machine, op: str, left: ir.Expr, right: ir.Expr, state: State
         taken += t
         skipped += s
     if op == "and":
-        return taken, machine.join(decided + skipped)
-    return machine.join(decided + taken), skipped
+        return taken, _joined(machine, decided, skipped, taken, before)
+    return _joined(machine, decided, taken, skipped, before), skipped
+
+
+def _joined(machine: Machine, one: list[State], other: list[State], opposite: list[State], before: dict[str, bool]) -> list[State]:
+    """The two ways an ``or`` can hold, or an ``and`` not: joined, they remember that it is one of them."""
+    if one and other and len(opposite) == 1:
+        literals = learned(opposite[0], before)
+        if len(literals) > 1 and plain(literals):
+            for each in (*one, *other):
+                exclude(literals, each)
+    return machine.join(one + other)
 
 
 def _setting(root: int, name: str, value: bool, seen: Value, state: State) -> Ways:
     """A module-level switch assigned once: the user flips it, so both ways are real, and each remembers its setting."""
     if seen != Known(value):
-        return _truth(seen, state)
+        return truth(seen, state)
     condition = f"setting:{root}:{name}"
     if condition in state.conds:
         return ([state], []) if state.conds[condition] else ([], [state])
@@ -114,56 +125,87 @@ def _compare(machine: Machine, left: ir.Expr, right: ir.Expr, state: State, scop
     no: list[State] = []
     for one, middle in evaluate.evaluate(machine, left, state, scope):
         for two, after in evaluate.evaluate(machine, right, middle, scope):
-            taken, skipped = _equal(one, two, after)
+            taken, skipped = _equal(machine, one, two, after)
             yes += taken
             no += skipped
     return yes, no
 
 
-def _equal(one: Value, two: Value, state: State) -> Ways:
+def _equal(machine: Machine, one: Value, two: Value, state: State) -> Ways:
     if isinstance(one, Known) and isinstance(two, Known):
         return ([state], []) if one == two else ([], [state])
+    decided = compare(machine, one, "==", two)
+    if decided is not None:
+        return ([state], []) if decided else ([], [state])
     if isinstance(one, Known):
         one, two = two, one
     if isinstance(two, Known) and two.value is None:
         if not isinstance(one, Unknown) or one.key in state.heap:
-            return ([], [state]) if _is_object(one, state) else _fork(None, state)
-        if state.conds.get(one.key):
+            return ([], [state]) if _is_object(one, state) else fork(None, state)
+        if holds(one.key, state):
             return [], [state]
-        return _fork(f"{one.key} is None", state)
+        return fork(f"{one.key} is None", state)
+    if isinstance(one, Unknown) and isinstance(two, Known) and isinstance(two.value, bool):
+        if state.conds.get(f"{one.key} is None"):
+            return [], [state]
+        yes, no = truth(one, state)
+        return (yes, no) if two.value else (no, yes)
     if isinstance(one, Unknown) and isinstance(two, (Known, Unknown, Ref)):
-        label = repr(two.value) if isinstance(two, Known) else str(two)
-        if _excluded(one.key, label, state):
-            return [], [state]
-        return _fork(f"{one.key}=={label}", state)
-    return ([state], []) if one == two else _fork(None, state)
+        return fork_on(one, two, state)
+    return ([state], []) if one == two else fork(None, state)
+
+
+def fork_on(one: Unknown, two: Known | Unknown | Ref, state: State) -> Ways:
+    """The paths on which an unknown value is this one, and those on which it is not."""
+    label = repr(two.value) if isinstance(two, Known) else str(two)
+    if _excluded(one.key, label, state):
+        return [], [state]
+    return fork(f"{one.key}=={label}", state)
+
+
+def matching(machine: Machine, case: ir.Case, subject: Value, states: list[State], scope: int) -> Ways:
+    """The paths on which a value matches the pattern of a ``case``, its guard aside."""
+    if case.wildcard:
+        return states, []
+    taken: list[State] = []
+    left = states
+    for literal in case.literals:
+        ways = [_equal(machine, subject, Known(literal), each) for each in left]
+        taken += [each for yes, _ in ways for each in yes]
+        left = [each for _, no in ways for each in no]
+    if case.literals:
+        return machine.join(taken), left
+    skipped: list[State] = []
+    for each in states:
+        answer = None
+        if case.cls is not None:
+            cls, each = evaluate.single(machine, case.cls, each, scope)  # noqa: PLW2901 -- the same path
+            answer = is_instance(subject, cls, each)
+        yes, no = truth(answer, each, case.cls) if answer is not None else fork(None, each)
+        taken += yes
+        skipped += no
+    return taken, skipped
 
 
 def _is_object(value: Value, state: State) -> bool:
-    return isinstance(value, (Items, Table, Function, UserClass, Ref)) or state.oid(value) is not None
+    return isinstance(value, (Items, Many, Table, Function, UserClass, Ref, Method, Partial)) or state.oid(value) is not None
 
 
-def _truth(value: Value, state: State) -> Ways:
+def truth(value: Value, state: State, test: ir.Node | None = None) -> Ways:
+    """The paths on which a value is true, and those on which it is not."""
     match value:
         case Known(value=known):
             return ([state], []) if known else ([], [state])
         case Items(items=items):
             return ([state], []) if items else ([], [state])
-        case Obj() | Ref() | Function() | UserClass():
+        case Obj() | Ref() | Function() | UserClass() | Method() | Partial():
             return [state], []
         case Unknown(key=key):
             if state.conds.get(f"{key} is None"):
                 return [], [state]
-            return _fork(key, state)
+            yes, no = fork(key, state)
+            if test is not None and yes and key.endswith(")"):
+                refine(key, yes[0], test)
+            return yes, no
         case _:
-            return _fork(None, state)
-
-
-def _fork(condition: str | None, state: State) -> Ways:
-    """Go both ways, unless the path has been here before."""
-    if condition is not None and condition in state.conds:
-        return ([state], []) if state.conds[condition] else ([], [state])
-    other = state.fork()
-    if condition is not None:
-        state.conds[condition], other.conds[condition] = True, False
-    return [state], [other]
+            return fork(None, state)

@@ -6,48 +6,94 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import elements, evaluate, statements, survey, targets
+from loradoctor.lint.flow import elements, evaluate, functions, statements, survey, targets
 from loradoctor.lint.flow.guards import branch
-from loradoctor.lint.flow.state import State
-from loradoctor.lint.flow.values import (
-    NONE,
-    Items,
-    Value,
-)
+from loradoctor.lint.flow.state import State, outline
+from loradoctor.lint.flow.values import NONE, Generator, Items, Value
 
 if TYPE_CHECKING:
     from loradoctor.lint.flow.machine import Machine
+    from loradoctor.lint.flow.statements import Flow
+
+MOST_TURNS = 4
+"""A variable that trails another by more turns than this has not been seen."""
 
 
-def for_loop(machine: Machine, node: ir.For, state: State, scope: int) -> statements.Flow:
-    """Run a for loop."""
+def for_loop(machine: Machine, node: ir.For, state: State, scope: int) -> Flow:
+    """Run a for loop; ``break`` goes past its ``else``."""
     result = statements.Flow([])
+    exits: list[State] = []
     for iterable, begin in evaluate.evaluate(machine, node.iterable, state, scope):
-        states, exits = [begin], []
-        for turn in range(turns(machine, iterable)):
-            for each in states:
-                element = elements.element_of(machine, iterable, turn, node.uid, each)
-                targets.store(machine, node, node.target, element, node.iterable, each, scope)
-            everything = survey.is_of_a_model(iterable)
-            if everything:
-                machine.elements.append(f"@{node.uid}")
-                machine.element_names.append(survey.names_from(node))
-            machine.loop_depth += 1
-            step = statements.block(machine, node.body, states, scope)
-            machine.loop_depth -= 1
-            if everything:
-                machine.elements.pop()
-                machine.element_names.pop()
-            exits += step.broke
-            result.returned += step.returned
-            states = machine.join((step.normal or step.continued) if everything else step.normal + step.continued)
-            if not states:
-                break
-        result.normal += machine.join(states + exits)
+        everything = survey.is_of_a_model(iterable)
+        if everything:
+            machine.elements.append(f"@{node.uid}")
+            machine.element_names.append(survey.names_from(node))
+        if isinstance(iterable, Generator):
+            ended = _over_generator(machine, node, iterable, begin, scope, result)
+        else:
+            ended = _over_elements(machine, node, iterable, begin, scope, result)
+        if everything:
+            machine.elements.pop()
+            machine.element_names.pop()
+        exits += result.broke
+        result.broke = []
+        result.normal += ended
+    return _otherwise(machine, node, result, exits, scope)
+
+
+def _over_elements(machine: Machine, node: ir.For, iterable: Value, begin: State, scope: int, result: Flow) -> list[State]:
+    everything = survey.is_of_a_model(iterable)
+    states = [begin]
+    seen: set[object] = set()
+    for turn in range(MOST_TURNS):
+        settled = _settled(machine, iterable, states, seen)
+        if turn >= turns(machine, iterable) and settled:
+            break
+        for each in states:
+            element = elements.element_of(machine, iterable, turn, node.uid, each)
+            targets.store(machine, node, node.target, element, node.iterable, each, scope)
+        machine.loop_depth += 1
+        step = statements.block(machine, node.body, states, scope)
+        machine.loop_depth -= 1
+        result.broke += step.broke
+        result.returned += step.returned
+        states = machine.join((step.normal or step.continued) if everything else step.normal + step.continued)
+        if not states:
+            break
+    return states
+
+
+def _settled(machine: Machine, iterable: Value, states: list[State], seen: set[object]) -> bool:
+    """Whether another turn would show nothing new: the models that variables hold are as after the turn before."""
+    if machine.loop_depth or turns(machine, iterable) < 2 or survey.is_of_a_model(iterable):
+        return True
+    now = {outline(state) for state in states}
+    known = now <= seen
+    seen |= now
+    return known
+
+
+def _over_generator(machine: Machine, node: ir.For, generator: Generator, begin: State, scope: int, result: Flow) -> list[State]:
+    def turn(value: Value, state: State) -> list[State]:
+        targets.store(machine, node, node.target, value, node.iterable, state, scope)
+        machine.loop_depth += 1
+        step = statements.block(machine, node.body, [state], scope)
+        machine.loop_depth -= 1
+        result.broke += step.broke
+        result.returned += step.returned
+        return machine.join(step.normal + step.continued)
+
+    return functions.iterate(machine, generator, begin, turn)
+
+
+def _otherwise(machine: Machine, node: ir.For | ir.While, result: Flow, exits: list[State], scope: int) -> Flow:
+    """The ``else`` of a loop, and where all paths go on."""
+    result.normal = machine.join(result.normal)
     if node.orelse:
         after = statements.block(machine, node.orelse, result.normal, scope)
         result.normal = after.normal
         result.absorb(after)
+    result.normal = machine.join(result.normal + exits)
     return result
 
 
@@ -58,9 +104,10 @@ def turns(machine: Machine, iterable: Value) -> int:
     return 2 if machine.loop_depth < 2 else 1
 
 
-def while_loop(machine: Machine, node: ir.While, state: State, scope: int) -> statements.Flow:
+def while_loop(machine: Machine, node: ir.While, state: State, scope: int) -> Flow:
     """Run a while loop."""
     result = statements.Flow([])
+    exits: list[State] = []
     states = [state]
     for _ in range(turns(machine, NONE)):
         taken: list[State] = []
@@ -69,15 +116,18 @@ def while_loop(machine: Machine, node: ir.While, state: State, scope: int) -> st
             taken += yes
             result.normal += no
         if not taken:
+            states = []
             break
         machine.loop_depth += 1
         step = statements.block(machine, node.body, machine.join(taken), scope)
         machine.loop_depth -= 1
-        result.normal += step.broke
+        exits += step.broke
         result.returned += step.returned
         states = machine.join(step.normal + step.continued)
-    result.normal = machine.join(result.normal + states)
-    return result
+    endless = isinstance(node.test, ir.Const) and bool(node.test.value)
+    if not (endless and (exits or result.returned)):
+        result.normal += states
+    return _otherwise(machine, node, result, exits, scope)
 
 
 def tests_element(machine: Machine, test: ir.Expr, states: Iterable[State], before: set[str]) -> bool:

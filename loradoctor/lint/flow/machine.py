@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import entries, statements, survey
+from loradoctor.lint.flow import conditions, entries, statements, survey
 from loradoctor.lint.flow.state import State, merge_equal
 from loradoctor.lint.flow.trace import Trace
 from loradoctor.lint.flow.values import (
@@ -19,6 +20,10 @@ from loradoctor.lint.flow.values import (
 )
 from loradoctor.lint.libraries import canonical
 from loradoctor.lint.project import Project
+from loradoctor.lint.versions import Version
+
+if TYPE_CHECKING:
+    from loradoctor.lint.flow.functions import Consumer
 
 PATHS = 12
 """How many different worlds are followed side by side. Real training scripts stay below 8 after joining (labelled corpus)."""
@@ -45,11 +50,13 @@ class Machine:
         vocabulary: frozenset[str],
         project: Project | None = None,
         well_known: Mapping[str, str] | None = None,
+        versions: Callable[[], Mapping[str, Version]] = dict,
     ) -> None:
         self.program = program
         self.vocabulary = vocabulary
         self.project = project
         self.well_known = well_known or {}
+        self.versions = versions
         self.modules: dict[str, int] = {}
         self.trace = Trace()
         self.scopes: dict[int, Scope] = {0: Scope(None, path=project.path if project else "")}
@@ -58,6 +65,7 @@ class Machine:
         self.config_classes: set[str] = set()
         self.steps = 0
         self.stack: list[ir.Node] = []
+        self.consumers: list[Consumer | None] = []
         self.loop_depth = 0
         self.expecting = 0
         self.inert: dict[int, bool] = {}
@@ -106,6 +114,13 @@ class Machine:
             return Ref(self.well_known[name])
         return Unknown(f"name:{name}")
 
+    def home(self, name: str, scope: int, state: State) -> int:
+        """The scope whose variable a name means; the one it is used in where there is none."""
+        here: int | None = self.scopes[scope].aliases.get(name, scope)
+        while here is not None and (here, name) not in state.vars:
+            here = self.scopes[here].parent
+        return scope if here is None else here
+
     def bind(self, name: str, value: Value, scope: int, state: State) -> None:
         """Assign a variable."""
         state.vars[self.scopes[scope].aliases.get(name, scope), name] = value
@@ -131,8 +146,7 @@ class Machine:
         while any(survey.is_part(oid, f"{key}#{count}" if count else key) for oid in taken):
             count += 1
         name = f"{key}#{count}" if count else key
-        for condition in [c for c in state.conds if c.startswith(name)]:
-            del state.conds[condition]
+        conditions.forget(name, state)
         return Unknown(name)
 
     # -- blocks

@@ -31,6 +31,10 @@ class State:
         copy.attrs, copy.conds = self.attrs.copy(), self.conds.copy()
         return copy
 
+    def become(self, other: State) -> None:
+        """Go on as another path does."""
+        self.vars, self.heap, self.attrs, self.conds = other.vars, other.heap, other.attrs, other.conds
+
     def same_world(self, other: State) -> bool:
         """Whether both paths have led to the same variables and objects, whatever the conditions."""
         return self.heap == other.heap and self.vars == other.vars and self.attrs == other.attrs
@@ -150,6 +154,21 @@ def _shape(state: State) -> object:
         frozenset((oid, *(_plain(getattr(f, n)) for n in f.field_names if n not in plain)) for oid, f in heap.items()),
         frozenset(names.items()),
     )
+
+
+def outline(state: State) -> object:
+    """Which variables hold models in which condition, without where those came from or which they are."""
+    found = []
+    for name, value in state.vars.items():
+        facts = state.facts(value)
+        if isinstance(facts, _TRACKED):
+            inner = state.heap.get(facts.base) if isinstance(facts, Peft) else None
+            found.append((name, _condition(facts), None if inner is None else _condition(inner)))
+    return frozenset(found)
+
+
+def _condition(facts: Facts) -> object:
+    return (type(facts), *(getattr(facts, n) is None for n in facts.field_names))
 
 
 def _plain(value: object) -> object:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import evaluate, imports, loops, survey, targets
+from loradoctor.lint.flow import contexts, evaluate, imports, loops, survey, targets
 from loradoctor.lint.flow.facts import Peft
-from loradoctor.lint.flow.guards import branch
+from loradoctor.lint.flow.guards import branch, matching
 from loradoctor.lint.flow.state import State, merge_equal
 from loradoctor.lint.flow.values import (
     NONE,
@@ -125,18 +125,9 @@ def _while(machine: Machine, node: ir.While, state: State, scope: int) -> Flow:
 
 
 def _with(machine: Machine, node: ir.With, state: State, scope: int) -> Flow:
-    states = [state]
-    for context, target in node.items:
-        after: list[State] = []
-        for each in states:
-            for value, then in evaluate.evaluate(machine, context, each, scope):
-                if target is not None:
-                    targets.store(machine, node, target, value, context, then, scope)
-                after.append(then)
-        states = after
     expecting = any(survey.expects_failure(context) for context, _ in node.items)
     machine.expecting += expecting
-    flow = block(machine, node.body, states, scope)
+    flow = contexts.inside(machine, node, node.items, state, scope)
     machine.expecting -= expecting
     return flow
 
@@ -157,28 +148,42 @@ def _try(machine: Machine, node: ir.Try, state: State, scope: int) -> Flow:
         flow.normal += recovered.normal
         flow.absorb(recovered)
     machine.guard_depth -= 1
-    if node.final:
-        last = block(machine, node.final, machine.join(flow.normal), scope)
-        flow.normal = last.normal
-        flow.absorb(last)
-    return flow
+    return _finally(machine, node.final, flow, scope) if node.final else flow
+
+
+def _finally(machine: Machine, body: Sequence[ir.Stmt], flow: Flow, scope: int) -> Flow:
+    """Run a `finally` on every way out of its `try`."""
+    last = block(machine, body, machine.join(flow.normal), scope)
+    for value, state in flow.returned:
+        after = block(machine, body, [state], scope)
+        last.absorb(after)
+        last.returned += [(value, each) for each in after.normal]
+    for left, kept in ((flow.broke, last.broke), (flow.continued, last.continued)):
+        if left:
+            after = block(machine, body, machine.join(left), scope)
+            last.absorb(after)
+            kept.extend(after.normal)
+    return last
 
 
 def _match(machine: Machine, node: ir.Match, state: State, scope: int) -> Flow:
     result = Flow([])
-    exhaustive = False
     for subject, begin in evaluate.evaluate(machine, node.subject, state, scope):
+        left = [begin]
         for number, case in enumerate(node.cases):
-            each = begin.fork()
-            each.conds[f"match@{node.uid}"] = True
-            for name in case.names:
-                machine.bind(name, subject if case.wildcard else machine.fresh(node.uid + number, each), scope, each)
-            step = block(machine, case.body, branch(machine, case.guard, each, scope)[0] if case.guard else [each], scope)
+            taken, skipped = matching(machine, case, subject, left, scope)
+            for each in taken:
+                for name in case.names:
+                    machine.bind(name, subject if case.wildcard else machine.fresh(node.uid + number, each), scope, each)
+            if case.guard is not None:
+                ways = [branch(machine, case.guard, each, scope) for each in taken]
+                taken = [each for yes, _ in ways for each in yes]
+                skipped += [each for _, no in ways for each in no]
+            step = block(machine, case.body, taken, scope)
             result.normal += step.normal
             result.absorb(step)
-            exhaustive |= case.wildcard and case.guard is None
-        if not exhaustive:
-            result.normal.append(begin)
+            left = machine.join(skipped)
+        result.normal += left
     return result
 
 
@@ -189,7 +194,8 @@ def _function(machine: Machine, node: ir.Function, state: State, scope: int) -> 
         machine.functions.append((value, here.owner if here.is_class else None))
     for decorator in node.decorators:
         evaluate.single(machine, decorator, state, scope)
-    machine.bind(node.name, value, scope, state)
+    setter = here.is_class and any(isinstance(d, ir.Attr) and d.name in ("setter", "deleter") for d in node.decorators)
+    machine.bind(f"{node.name}.setter" if setter else node.name, value, scope, state)
     return Flow([state])
 
 

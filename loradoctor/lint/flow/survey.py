@@ -99,6 +99,12 @@ def is_inert(node: ir.If, interesting: frozenset[str]) -> bool:
     return True
 
 
+def calls_interesting(node: ir.Expr, interesting: frozenset[str]) -> bool:
+    """Whether an expression calls something that a rule looks at."""
+    calls = (part.func for part in ir.parts(node) if isinstance(part, ir.Call))
+    return any((isinstance(f, ir.Name) and f.id in interesting) or (isinstance(f, ir.Attr) and f.name in interesting) for f in calls)
+
+
 def _expressions(node: ir.Stmt) -> Iterable[ir.Expr]:
     for name in getattr(node, "field_names", ()):
         value = getattr(node, name)

@@ -15,19 +15,21 @@ from loradoctor.lint.record import record
 class Binding:
     """The arguments of a call by parameter name.
 
-    ``open`` when an unpacked argument could have set anything not named; ``extra`` are keywords no parameter takes.
+    ``open`` when an unpacked argument could have set anything not named; ``unseen`` tells what it set in one call from what
+    it set in another.
     """
 
     values: Mapping[str, Value] = field(default_factory=dict)
     args: Mapping[str, ir.Arg] = field(default_factory=dict)
     open: bool = False
     positional: tuple[Value, ...] = ()
+    unseen: str = ""
 
     def get(self, name: str) -> Value | None:
         """The argument, :class:`Unknown` when it could have been passed unseen, None when it was not passed."""
         found = self.values.get(name)
         if found is None and self.open:
-            return Unknown(f"unseen:{name}")
+            return Unknown(f"unseen:{name}{self.unseen}")
         return found
 
 

@@ -53,6 +53,13 @@ class Items(Value):
 
 
 @record
+class Many(Value):
+    """A container of any length: ``items`` are samples of what it holds."""
+
+    items: tuple[Value, ...]
+
+
+@record
 class Table(Value):
     """A dict; ``complete`` when every key is known."""
 
@@ -90,6 +97,23 @@ class Function(Value):
 
 
 @record
+class Generator(Value):
+    """A call of a generator function of this file: nothing of it runs before it is iterated."""
+
+    function: Function
+    receiver: Value | None
+    arguments: tuple[tuple[str, Value], ...]
+
+
+@record
+class Partial(Value):
+    """``functools.partial(function, …)``: the arguments that come before those of the call."""
+
+    function: Value
+    passed: tuple[tuple[ir.Arg, Value], ...]
+
+
+@record
 class UserClass(Value):
     """A class of this file; its attributes live in scope ``scope``."""
 
@@ -123,6 +147,8 @@ class Super(Value):
 
 
 NONE = Known(None)
+NAMESPACE = Ref("builtins.globals()")
+"""What `globals()` gives: the names of the module itself."""
 
 
 def concat(parts: Iterable[Value]) -> Value:

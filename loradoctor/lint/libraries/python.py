@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from loradoctor.lint.flow.facts import Model, Peft, Trainer
-from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Ref, Unknown, Value
+from loradoctor.lint.flow.predicates import has_attribute, is_instance
+from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Many, Partial, Ref, Unknown, UserClass, Value
 from loradoctor.lint.libraries.effects import Context, Spec, directory, of
 from loradoctor.lint.record import replace
 
 
 def _pass_on(context: Context) -> Value | None:
     first = context.binding.positional[:1]
-    return first[0] if first and isinstance(first[0], (Items, Derived)) else None
+    return first[0] if first and isinstance(first[0], (Items, Many, Derived)) else None
 
 
 def _filter(context: Context) -> Value | None:
@@ -33,16 +34,11 @@ def _range(context: Context) -> Value | None:
 
 
 def _isinstance(context: Context) -> Value | None:
-    subject, cls = context.arg("object"), context.arg("class")
-    facts = context.state.facts(subject)
-    if isinstance(cls, Ref) and cls.name.startswith("peft.PeftModel"):
-        if isinstance(facts, Peft):
-            return Known(True) if cls.name == "peft.PeftModel" else None  # noqa: FBT003
-        if isinstance(facts, Model) and facts.made is not None:
-            return Known(False)  # noqa: FBT003
-    if isinstance(subject, Unknown):
-        return Unknown(f"isinstance({subject.key},{cls})")
-    return None
+    return is_instance(context.arg("object"), context.arg("class"), context.state)
+
+
+def _hasattr(context: Context) -> Value | None:
+    return has_attribute(context.arg("object"), context.known("name"), context.state)
 
 
 def _getattr(context: Context) -> Value | None:
@@ -50,8 +46,14 @@ def _getattr(context: Context) -> Value | None:
 
     name = context.known("name")
     receiver = context.arg("object")
-    if isinstance(name, str) and receiver is not None and context.arg("default") is None:
-        return attribute(context.machine, receiver, name, context.state)[0][0]
+    default = context.arg("default")
+    if isinstance(name, str) and receiver is not None:
+        there = has_attribute(receiver, name, context.state)
+        if default is None or there == Known(value=True):
+            found = attribute(context.machine, receiver, name, context.state)[0][0]
+            return Ref(f"peft.{name}") if default is not None and isinstance(found, Unknown) and found.key not in context.state.heap else found
+        if there == Known(value=False):
+            return default
     if isinstance(receiver, Unknown) and isinstance(name, str):
         return Unknown(f"{receiver.key}.{name}")
     return None
@@ -60,6 +62,10 @@ def _getattr(context: Context) -> Value | None:
 def _setattr(context: Context) -> Value | None:
     receiver, name, value = context.arg("object"), context.known("name"), context.arg("value")
     if receiver is None or (isinstance(name, str) and isinstance(value, Known)):
+        return None
+    oid = context.state.oid(receiver)
+    if oid is not None and isinstance(name, str) and value is not None and isinstance(context.state.attrs.get((oid, "__class__")), UserClass):
+        context.state.attrs[oid, name] = value
         return None
     model = receiver.source if isinstance(receiver, Derived) else receiver
     context.change(model, touched=context.node)  # model surgery: anything may have been replaced
@@ -107,6 +113,15 @@ def _deepcopy(context: Context) -> Value | None:
     return context.state.new(context.node.uid, facts)
 
 
+def _partial(context: Context) -> Value | None:
+    given = context.node.args
+    if not given or given[0].name is not None or any(arg.star for arg in given):
+        return None
+    positional = iter(context.binding.positional)
+    values = [next(positional) if arg.name is None else context.binding.values[arg.name] for arg in given]
+    return Partial(values[0], tuple(zip(given[1:], values[1:], strict=True)))
+
+
 def _stop(_: Context) -> Value:
     from loradoctor.lint.flow.evaluate import NEVER
 
@@ -130,6 +145,7 @@ FUNCTIONS = {
     "builtins.enumerate": Spec(("iterable", "start"), _enumerate, recorded=_quiet),
     "builtins.range": Spec((), _range, recorded=_quiet),
     "builtins.isinstance": Spec(("object", "class"), _isinstance, recorded=_quiet),
+    "builtins.hasattr": Spec(("object", "name"), _hasattr, recorded=_quiet),
     "builtins.getattr": Spec(("object", "name", "default"), _getattr, recorded=_quiet),
     "builtins.setattr": Spec(("object", "name", "value"), _setattr, recorded=_quiet),
     "loradoctor.block": Spec(("heading", "names"), _block, recorded=_quiet),
@@ -137,7 +153,7 @@ FUNCTIONS = {
     "builtins.print": Spec((), _none, recorded=_quiet),
     **dict.fromkeys(("builtins.exit", "builtins.quit", "sys.exit", "os._exit"), _STOP),
     **dict.fromkeys(("copy.deepcopy", "copy.copy"), Spec(("x",), _deepcopy, recorded=_quiet)),
-    "functools.partial": Spec(("func",)),
+    "functools.partial": Spec(("func",), _partial),
 }
 PATTERNS: dict[str, Spec] = {}
 METHODS: dict[tuple[str, ...], dict[str, Spec]] = {}

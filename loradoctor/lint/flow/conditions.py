@@ -1,0 +1,105 @@
+"""Conditions: what a path remembers of the ways it took, and what follows from it.
+
+A condition is a string and holds or does not. Two kinds are made of others, joined as literals (``+cond`` or ``-cond``):
+``all`` holds when each of them does, and is the value of a flag computed by ``and`` and ``or``; ``any``, of which only the
+true one is remembered, says that at least one does, which is what is left when the ways of an ``or`` are joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loradoctor.lint.flow.state import State
+
+Ways = tuple[list["State"], list["State"]]
+Literal = tuple[str, bool]
+
+_ALL, _ANY, _MARK = "all\0", "any\0", "any"
+
+
+def every(literals: Iterable[Literal]) -> str:
+    """The condition that all of these hold: itself where it is one."""
+    found = list(literals)
+    if len(found) == 1:
+        condition, holds = found[0]
+        return condition if holds else f"not {condition}"
+    return _ALL + "\0".join(f"{'+' if holds else '-'}{condition}" for condition, holds in found)
+
+
+def _split(compound: str) -> list[Literal]:
+    return [(part[1:], part[0] == "+") for part in compound.split("\0")[1:]]
+
+
+def plain(literals: Iterable[Literal]) -> bool:
+    """Whether conditions can be joined: none of them is made of others."""
+    return not any("\0" in condition or condition == _MARK for condition, _ in literals)
+
+
+def holds(condition: str, state: State) -> bool | None:
+    """Whether a path has settled a condition."""
+    if condition.startswith("not "):
+        inner = holds(condition[4:], state)
+        return None if inner is None else not inner
+    known = state.conds.get(condition)
+    if known is not None:
+        return known
+    if condition.startswith(_ALL):
+        answers = [(holds(part, state), wanted) for part, wanted in _split(condition)]
+        if any(answer is (not wanted) for answer, wanted in answers):
+            return False
+        return True if all(answer is wanted for answer, wanted in answers) else None
+    return _implied(condition, state) if _MARK in state.conds else None
+
+
+def _implied(condition: str, state: State) -> bool | None:
+    """What is left of a clause all of whose other parts have turned out not to hold."""
+    for clause in state.conds:
+        if clause.startswith(_ANY) and condition in clause:
+            parts = _split(clause)
+            wanted = dict(parts).get(condition)
+            if wanted is not None and all(state.conds.get(part) is (not want) for part, want in parts if part != condition):
+                return wanted
+    return None
+
+
+def fork(condition: str | None, state: State) -> Ways:
+    """Go both ways, unless the path has been here before."""
+    if condition is None:
+        return [state], [state.fork()]
+    if condition.startswith("not "):
+        yes, no = fork(condition[4:], state)
+        return no, yes
+    known = holds(condition, state)
+    if known is not None:
+        return ([state], []) if known else ([], [state])
+    other = state.fork()
+    if condition.startswith(_ALL):
+        open_ = [(part, wanted) for part, wanted in _split(condition) if holds(part, state) is None]
+        state.conds.update(open_)
+        exclude(open_, other)
+    else:
+        state.conds[condition], other.conds[condition] = True, False
+    return [state], [other]
+
+
+def exclude(literals: list[Literal], state: State) -> None:
+    """Remember that not all of these hold."""
+    if len(literals) == 1:
+        condition, wanted = literals[0]
+        state.conds[condition] = not wanted
+    else:
+        state.conds[_MARK] = True
+        state.conds[_ANY + "\0".join(f"{'-' if wanted else '+'}{condition}" for condition, wanted in literals)] = True
+
+
+def learned(state: State, before: dict[str, bool]) -> list[Literal]:
+    """The conditions a path has settled since ``before``."""
+    return [(c, held) for c, held in state.conds.items() if before.get(c) is not held]
+
+
+def forget(name: str, state: State) -> None:
+    """The value of this name is made anew: what was known of the one before says nothing of it."""
+    for condition in [c for c in state.conds if name in c]:
+        del state.conds[condition]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
-from loradoctor.lint.flow.facts import Config, Optimizer, Peft, Trainer
-from loradoctor.lint.flow.values import NONE, Value
+from loradoctor.lint.flow.facts import Config, Instance, Optimizer, Peft, Trainer
+from loradoctor.lint.flow.values import NONE, Items, Ref, UserClass, Value
 from loradoctor.lint.libraries.effects import of
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
@@ -72,7 +72,24 @@ def _trained_model(arrival: Arrival) -> Value | None:
     trainer = arrival.facts(arrival.receiver, Trainer)
     if trainer is not None:
         made = arrival.maker(arrival.receiver)
-        own = made is None or made.arg("callbacks") not in (None, NONE) or not trainer.cls.startswith(("transformers.", "trl."))
+        own = made is None or not trainer.cls.startswith(("transformers.", "trl.")) or not _harmless(made, made.arg("callbacks"))
         return None if own else trainer.model
     optimizer = arrival.facts(arrival.receiver, Optimizer)
     return of(optimizer.model) if optimizer and optimizer.model is not None else None
+
+
+def _harmless(trainer: Arrival, callbacks: Value | None) -> bool:
+    """Whether every callback can be seen not to look after the ranks: the libraries' own, and classes whose text is at hand."""
+    if callbacks in (None, NONE):
+        return True
+    if not isinstance(callbacks, Items) or any("update_and_allocate" in unit.program.words for unit in trainer.module.others):
+        return False
+    return all(_seen(trainer, value) for value in callbacks.items)
+
+
+def _seen(trainer: Arrival, callback: Value) -> bool:
+    if isinstance(callback, UserClass):
+        return True
+    instance = trainer.facts(callback, Instance)
+    name = callback.name if isinstance(callback, Ref) else instance.cls if instance else ""
+    return name.startswith(("transformers.", "trl.")) or (bool(name) and "." not in name)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from loradoctor.diagnostic import Edit, Fix, Location
 from loradoctor.lint import ir
+from loradoctor.lint.flow.facts import Facts, Model, Peft, Tokenizer
 from loradoctor.lint.flow.values import Known, Unknown
 from loradoctor.lint.libraries import deprecations
 from loradoctor.lint.libraries.deprecations import Change
 from loradoctor.lint.module import Module, Site, literal
+from loradoctor.lint.record import replace
 from loradoctor.lint.syntax import Imported, dotted, imports, name_span, own_calls, version_dependent, walk
 
+_METHODS = ("push_to_hub", "save_pretrained", "load_adapter", "add_adapter", "set_adapter")
+_LOADS_A_MODEL = re.compile(r"transformers\.\w*(Model|For[A-Z]\w+|LMHeadModel|WithLMHead)\.from_pretrained|peft\.AutoPeftModel\w*\.from_pretrained")
+"""Loaders that pass the keywords they do not know on to a constructor; those of tokenizers and configurations keep or drop them."""
 KBIT = ("load_in_4bit", "load_in_8bit")
 KBIT_CHANGE = Change("transformers", "5.0", "4.39", instead="pass `quantization_config=BitsAndBytesConfig(...)`")
 
@@ -37,16 +43,18 @@ class Use:
 
 
 def fate(module: Module, change: Change) -> str:
-    """``"removed"`` or ``"deprecated"`` in the version this file is written for, else nothing."""
+    """``"removed"``, ``"unborn"`` or ``"deprecated"`` in the version this file is written for, else nothing."""
     if change.removed is not None and not module.before(change.library, change.removed):
         return "removed"
+    if change.since is not None and module.before(change.library, change.since):
+        return "unborn"
     due = change.deprecated is not None and not module.before(change.library, change.deprecated)
     return "deprecated" if due and not (change.recent and change.library not in module.versions) else ""
 
 
-def uses(module: Module, wanted: str) -> Iterator[Use]:
-    """Every use of a name whose fate is ``wanted``."""
-    return (use for use in _all_uses(module) if fate(module, use.change) == wanted)
+def uses(module: Module, *wanted: str) -> Iterator[Use]:
+    """Every use of a name whose fate is one of ``wanted``."""
+    return (use for use in _all_uses(module) if fate(module, use.change) in wanted)
 
 
 @lru_cache(maxsize=1)  # two rules ask of the same module in turn
@@ -67,32 +75,71 @@ class _Finder:
     def excused(self) -> frozenset[int]:
         return version_dependent(self.module)
 
+    @cached_property
+    def excused_words(self) -> frozenset[str]:
+        """What is put into arguments where versions are told apart: `kwargs["evaluation_strategy"] = "no"`."""
+        strings = (n.value for n in self.nodes if isinstance(n, ir.Const) and n.uid in self.excused)
+        return frozenset(s for s in strings if isinstance(s, str))
+
     def _sites(self, *names: str) -> Iterator[Site]:
         return (s for s in own_calls(self.module, *names) if s.node.uid not in self.excused)
 
     # -- arguments
 
     def arguments(self) -> Iterator[Use]:
-        if "unsloth" in self.module.imports:  # it puts trainers and settings of its own in their place, which still take them
-            return
-        for site in self._sites("transformers.*", "trl.*", "push_to_hub", "save_pretrained"):
-            changes = deprecations.arguments(site.name)
-            if not changes or self._is_subclass_with_fields(site):
+        for site in self._sites("transformers.*", "trl.*", "peft.*", *_METHODS):
+            call = self._call(site)
+            changes = deprecations.arguments(call) if call else {}
+            if not changes or self._is_subclass_with_fields(site) or not self._exists(call):
                 continue
-            given = dict.fromkeys(name for a in site.arrivals for name in a.visit.binding.values)
-            for name in given:
-                if name in changes and not (name == "convert_pissa_to_lora" and "peft" not in self.module.imports):
-                    yield self._argument(site, name, changes[name])
+            for name in dict.fromkeys(name for a in site.arrivals for name in a.visit.binding.values):
+                if name in changes and self._named(site, name):
+                    yield self._argument(site, name, changes[name], changes)
             yield from self._optimizer(site)
+
+    def _call(self, site: Site) -> str:
+        """The name under which the signature of a call is kept, empty for one that is not to be judged."""
+        name = site.name
+        library = name.partition(".")[0]
+        if "unsloth" in self.module.imports and library in ("trl", "transformers"):
+            # it holds back both, and puts trainers and settings of its own in their place, which still take what is gone
+            return name if library == "transformers" and library in self.module.versions else ""
+        if name == "transformers.Seq2SeqTrainer":
+            return "transformers.Trainer"
+        if name.endswith(".from_pretrained"):
+            known = library == "transformers"
+            return (name if _LOADS_A_MODEL.fullmatch(name) else deprecations.READING) if known else ""
+        if "." in name:
+            return name
+        kinds = {type(a.facts(a.receiver, Facts)) for a in site.arrivals}
+        if name == "push_to_hub":
+            return name if kinds <= {Model, Peft, Tokenizer} else ""
+        return f"peft.PeftModel.{name}" if kinds == {Peft} else ""
+
+    def _exists(self, call: str) -> bool:
+        """Whether there is such a call at all in the version this file is written for; where not, its import is told of."""
+        library = call.partition(".")[0]
+        since, until = deprecations.exists(call)
+        return not (since and self.module.before(library, since)) and (until is None or self.module.before(library, until))
+
+    def _named(self, site: Site, name: str) -> bool:
+        """Whether an argument is passed by its name: what stands in its place had another one before."""
+        written = site.argument(name)
+        if written is None:
+            return name not in self.excused_words
+        return bool(written.name or written.star)
 
     def _is_subclass_with_fields(self, site: Site) -> bool:
         return site.arrivals[0].visit.receiver is not None and site.name.endswith(("Arguments", "Config"))
 
-    def _argument(self, site: Site, name: str, change: Change) -> Use:
+    def _argument(self, site: Site, name: str, change: Change, others: Mapping[str, Change]) -> Use:
         owner = site.name.rpartition(".")[2]
         owner = f"{site.name.split('.')[-2]}.{owner}" if owner == "from_pretrained" else owner
         what = f"`{owner}` {{fate}} argument `{name}`"
         written = next((a for a in site.node.args if a.name == name), None)
+        if fate(self.module, change) == "unborn":  # its predecessor is alive
+            old = next((n for n, c in others.items() if c.new == name and not c.instead and fate(self.module, c) in ("", "deprecated")), "")
+            change = replace(change, new=old, instead="", drop=False, value="")
         if written is None:
             return Use(name, what, change, self.module.location(site.node))
         place = self._place(self.module.span(written))
@@ -135,7 +182,7 @@ class _Finder:
 
     def kbit(self) -> Iterator[Use]:
         for site in self._sites("transformers.*", "peft.AutoPeftModel*"):
-            if not site.name.endswith(".from_pretrained"):
+            if not _LOADS_A_MODEL.fullmatch(site.name):
                 continue
             given = {name: [a.arg(name) for a in site.arrivals] for name in KBIT}
             on = [name for name, values in given.items() if any(v == Known(value=True) or self._open(v) for v in values)]
@@ -272,7 +319,7 @@ class _Finder:
     def _through_module(self, statement: Imported) -> Iterator[Use]:
         """``import peft`` … ``peft.prepare_model_for_int8_training(model)``."""
         prefix = f"{statement.bound}."
-        if statement.bound in self.rebound or not any(full.startswith(f"{statement.dotted}.") for full in deprecations.FUNCTIONS):
+        if statement.bound in self.rebound or statement.dotted not in deprecations.WATCHED:
             return
         for node in self.nodes:
             if not isinstance(node, ir.Attr) or node.uid in self.excused:
@@ -281,7 +328,7 @@ class _Finder:
             if not path.startswith(prefix):
                 continue
             full = f"{statement.dotted}.{path.removeprefix(prefix)}"
-            change = deprecations.FUNCTIONS.get(full)
+            change = deprecations.symbol(full)
             if change is None:
                 continue
             start, end = self.module.span(node)
@@ -298,7 +345,9 @@ def _short(name: str) -> str:
 def _changed(name: str) -> tuple[str, Change] | None:
     """The entry of an imported name, or of the module it is taken from."""
     parts = name.split(".")
+    if "experimental" in parts:
+        return None
     candidates = [name, *(".".join(parts[:n]) for n in range(len(parts) - 1, 1, -1))]
     if parts[0] in ("transformers", "trl", "peft") and len(parts) > 2 and parts[-1][:1].isupper():
         candidates.append(f"{parts[0]}.{parts[-1]}")
-    return next(((c, deprecations.FUNCTIONS[c]) for c in candidates if c in deprecations.FUNCTIONS), None)
+    return next(((c, found) for c in candidates if (found := deprecations.symbol(c)) is not None), None)

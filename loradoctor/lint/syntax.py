@@ -63,17 +63,28 @@ def imports(module: Module) -> list[Imported]:
 
 
 def version_dependent(module: Module) -> frozenset[int]:
-    """The nodes that only run where a test of some version, signature or attribute allows it."""
+    """The nodes that only run where a test of some version, signature or attribute allows it, or that a failed attempt replaces."""
 
     def tells_versions_apart(test: ir.Expr) -> bool:
         names = [getattr(n, "id", "") + getattr(n, "name", "") for n in walk(test)]
-        return any("version" in name.lower() or name in ("hasattr", "signature", "parameters") for name in names)
+        return any("version" in name.lower() or name in ("hasattr", "signature", "parameters") or name in flags for name in names)
 
+    flags: set[str] = set()
+    for statement in module.assignments():  # NEW = version.parse(peft.__version__) >= version.parse("0.18")
+        asked = statement.value.func if isinstance(statement.value, ir.Call) else statement.value
+        if isinstance(statement.value, (ir.Compare, ir.Call)) and tells_versions_apart(asked):
+            flags |= {target.id for target in statement.targets if isinstance(target, ir.Name)}
     found: set[int] = set()
     for node in walk(module.program.body):
         if isinstance(node, (ir.If, ir.Choice)) and tells_versions_apart(node.test):
             found |= {n.uid for n in walk(node.body, node.orelse)}
+        elif isinstance(node, ir.Try) and any(_ATTEMPTED.intersection(handler.catches) for handler in node.handlers):
+            found |= {n.uid for n in walk(node.body, node.handlers)}
     return frozenset(found)
+
+
+_ATTEMPTED = frozenset({"TypeError", "ImportError", "ModuleNotFoundError", "AttributeError"})
+"""What a call raises that a library does not know: who catches one of these has another way."""
 
 
 def name_span(module: Module, node: ir.Import, name: str) -> tuple[int, int] | None:

@@ -14,6 +14,9 @@ from loradoctor.lint.installs import NEWEST, Installs, requirement
 
 Version = tuple[int, ...]
 
+OPEN = 999
+"""What stands for a part of a version that a bound leaves open."""
+
 LIBRARIES = frozenset({"peft", "transformers", "trl", "torch", "accelerate", "bitsandbytes", "diffusers", "unsloth"})
 
 _CLAUSE = re.compile(r"(===?|~=|<=|<|>=|>|!=)\s*([0-9]+(?:\.[0-9]+)*)(\.\*)?")
@@ -32,13 +35,13 @@ def pinned(clauses: str) -> Version | None:
         version = parse(text)
         found: Version | None = None
         if operator in ("==", "==="):
-            found = (*version, 999) if wildcard else version
+            found = (*version, OPEN) if wildcard else version
         elif operator == "<=":
             found = version
         elif operator == "<":
             found = _just_below(version)
         elif operator == "~=" and len(version) > 2:
-            found = (*version[:-1], 999)
+            found = (*version[:-1], OPEN)
         if found is not None and (best is None or found < best):
             best = found
     return best
@@ -49,7 +52,7 @@ def _just_below(version: Version) -> Version:
     while len(trimmed) > 1 and trimmed[-1] == 0:
         trimmed.pop()
     trimmed[-1] -= 1
-    return (*trimmed, 999) if trimmed[-1] >= 0 else (0,)
+    return (*trimmed, OPEN) if trimmed[-1] >= 0 else (0,)
 
 
 def for_file(path: str, targets: Mapping[str, str] | None = None, own: Installs | None = None) -> dict[str, Version]:

@@ -43,10 +43,11 @@ def deprecated_api(module: Module) -> Iterator[Finding]:
         edits = tuple(edit for use in found for edit in use.edits)
         whole = edits and all(use.edits for use in found)
         end = f"{change.library} {change.removed} removes it" if change.removed else f"a later {change.library} will remove it"
+        advice = f": {change.advice}" if change.advice else ""
         yield Finding(
-            f"`{name.rpartition('.')[2]}` is deprecated since {change.library} {change.deprecated}",
+            f"`{name.rpartition('.')[2]}` is deprecated" + (f" since {change.library} {change.deprecated}" if change.deprecated != "0" else ""),
             first.place,
-            f"{end}: {change.advice}",
+            f"{change.end or end}{advice}",
             related=tuple(Related("and here", use.place) for use in others),
             fix=Fix(first.title, tuple(dict.fromkeys(edits))) if whole else None,
         )

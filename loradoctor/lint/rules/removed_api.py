@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Related, Severity
-from loradoctor.lint.changed_names import uses
+from loradoctor.lint.changed_names import Use, fate, uses
+from loradoctor.lint.libraries.deprecations import Change
 from loradoctor.lint.module import Module
+from loradoctor.lint.versions import OPEN
 from loradoctor.rule import rule
 
 
 @rule("LD440", Severity.ERROR, "QT2", "DP")
 def removed_api(module: Module) -> Iterator[Finding]:
-    """A name is used that the library no longer has.
+    """A name is used that the library no longer has, or does not have yet.
 
     The program ends with a `TypeError`, an `ImportError` or an `AttributeError` at this line, on a machine that may have been
-    waited for. What counts is the version the project pins; where it pins none, the newest. A plain rename is fixed, and so
-    is `load_in_4bit=True`, which `from_pretrained` takes only inside a `BitsAndBytesConfig` since transformers 5.
+    waited for. What counts is the version the project pins; where it pins none, the newest. When a name came and went is
+    read out of the released packages. A plain rename is fixed, and so is `load_in_4bit=True`, which `from_pretrained` takes
+    only inside a `BitsAndBytesConfig` since transformers 5.
 
     ```python
     from peft import LoraConfig, get_peft_model
@@ -34,14 +37,34 @@ def removed_api(module: Module) -> Iterator[Finding]:
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM"))
     ```
     """
-    for use in uses(module, "removed"):
+    for use in uses(module, "removed", "unborn"):
         change = use.change
-        never = change.removed == "0.0.1"
-        since = f"it never existed in {change.library}" if never else f"{change.library} {change.removed} removed it"
         yield Finding(
-            use.what.format(fate="has no" if "argument" in use.what or "method" in use.what or "value" in use.what else "no longer has"),
+            use.what.format(fate=_lacks(module, use)),
             use.place,
-            f"{since}: {change.advice}",
+            f"{_since(module, use)}: {change.advice}" if change.advice else _since(module, use),
             related=tuple(Related("it is imported here", module.location(use.related)) for _ in [0] if use.related is not None),
             fix=use.fix,
         )
+
+
+def _lacks(module: Module, use: Use) -> str:
+    """`has no argument x`, `no longer has X`, in which version."""
+    part = any(word in use.what for word in ("argument", "method", "value"))
+    if fate(module, use.change) == "unborn":
+        return f"{_pin(module, use.change)} has no" if not part else f"of {use.change.library} {_pin(module, use.change)} has no"
+    return "has no" if part else "no longer has"
+
+
+def _since(module: Module, use: Use) -> str:
+    change = use.change
+    if fate(module, change) == "unborn":
+        return f"{change.library} {change.since} brought it" + ("" if change.advice else ": raise the pin, or do without")
+    if change.removed == "0.0.1":
+        return f"it never existed in {change.library}"
+    return f"{change.library} {change.removed} removed it" + (", and takes it without a word" if change.ignored else "")
+
+
+def _pin(module: Module, change: Change) -> str:
+    """The version this file is written for, without what an upper bound leaves open."""
+    return ".".join(str(part) for part in module.versions[change.library] if part != OPEN)

@@ -99,6 +99,15 @@ def learned(state: State, before: dict[str, bool]) -> list[Literal]:
     return [(c, held) for c, held in state.conds.items() if before.get(c) is not held]
 
 
+def files_changed(state: State) -> None:
+    """Something was written: whether a file or directory is there has to be asked again."""
+    for condition in [c for c in state.conds if any(asked in c for asked in _ABOUT_FILES)]:
+        del state.conds[condition]
+
+
+_ABOUT_FILES = ("exists(", "isdir(", "isfile(", "is_dir(", "is_file(", "listdir(")
+
+
 def forget(name: str, state: State) -> None:
     """The value of this name is made anew: what was known of the one before says nothing of it."""
     for condition in [c for c in state.conds if name in c]:

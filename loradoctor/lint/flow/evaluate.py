@@ -152,6 +152,9 @@ def _compared(machine: Machine, left: Value, node: ir.Compare, right: Value, sta
             return Known(_ORDER[op](one, two))
     if isinstance(left, Known) and op in _ORDER and isinstance(right, Unknown):
         left, op, right = right, _MIRRORED[op], left
+    inside = predicates.counted(left)
+    if inside is not None and (op, right) in _NONEMPTY:
+        return inside if _NONEMPTY[op, right] else Unknown(f"not {inside.key}")
     if op == "?" or not (isinstance(left, (Known, Unknown)) and isinstance(right, (Known, Unknown))):
         return machine.fresh(node.uid, state)
     if op in _OPPOSITE:
@@ -160,6 +163,7 @@ def _compared(machine: Machine, left: Value, node: ir.Compare, right: Value, sta
 
 
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_NONEMPTY: dict[tuple[str, Value], bool] = {(">", Known(0)): True, (">=", Known(1)): True, ("<", Known(1)): False, ("<=", Known(0)): False}
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 

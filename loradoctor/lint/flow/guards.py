@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from loradoctor.lint import ir
 from loradoctor.lint.flow import evaluate
 from loradoctor.lint.flow.conditions import Ways, exclude, fork, holds, learned, plain
-from loradoctor.lint.flow.predicates import compare, is_instance, refine
+from loradoctor.lint.flow.predicates import compare, counted, is_instance, refine
 from loradoctor.lint.flow.values import Function, Items, Known, Many, Method, Obj, Partial, Ref, Table, Unknown, UserClass, Value
 
 if TYPE_CHECKING:
@@ -145,6 +145,10 @@ def _equal(machine: Machine, one: Value, two: Value, state: State) -> Ways:
         if holds(one.key, state):
             return [], [state]
         return fork(f"{one.key} is None", state)
+    inside = counted(one) if two == Known(0) else None
+    if inside is not None:
+        yes, no = truth(inside, state)
+        return no, yes
     if isinstance(one, Unknown) and isinstance(two, Known) and isinstance(two.value, bool):
         if state.conds.get(f"{one.key} is None"):
             return [], [state]
@@ -200,8 +204,13 @@ def truth(value: Value, state: State, test: ir.Node | None = None) -> Ways:
             return ([state], []) if items else ([], [state])
         case Obj() | Ref() | Function() | UserClass() | Method() | Partial():
             return [state], []
+        case Unknown() if (inside := counted(value)) is not None:
+            return truth(inside, state)
         case Unknown(key=key):
             if state.conds.get(f"{key} is None"):
+                return [], [state]
+            whose, equals, label = key.rpartition("==")
+            if equals and not key.startswith("not ") and "\0" not in key and _excluded(whose, label, state):
                 return [], [state]
             yes, no = fork(key, state)
             if test is not None and yes and key.endswith(")"):

@@ -48,6 +48,16 @@ def same_answer(base: str, method: str, passed: Passed) -> Unknown | None:
     return Unknown(f"{callee}({', '.join(shown)})")
 
 
+def counted(value: Value) -> Unknown | None:
+    """What ``len(…)`` counts: it is true when there is something in it."""
+    if isinstance(value, Unknown) and value.key.startswith(_LENGTH) and value.key.endswith(")"):
+        return Unknown(value.key[len(_LENGTH) : -1])
+    return None
+
+
+_LENGTH = "builtins.len("
+
+
 # -- what a model is
 
 _OF_PEFT = frozenset(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow import paths
+from loradoctor.lint.flow.conditions import files_changed
 from loradoctor.lint.flow.facts import Config, Directory, Facts, Instance, Model, Peft, Trainer
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.trace import Binding
@@ -120,6 +121,8 @@ def directory(path: Value | None) -> Oid | None:
 
 def saved(context: Context, path: Value | None, **what: ir.Node) -> None:
     """Remember that something was saved into a directory on this path."""
+    if "save" in context.name:
+        files_changed(context.state)
     oid = directory(path)
     if oid is not None:
         before = context.state.heap.get(oid)

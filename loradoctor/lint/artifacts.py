@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir, neighbours
 from loradoctor.lint.flow import paths
-from loradoctor.lint.flow.facts import Instance, Model, Peft, Tokenizer, Trainer
+from loradoctor.lint.flow.facts import Directory, Facts, Instance, Model, Peft, Tokenizer, Trainer
 from loradoctor.lint.flow.values import Derived, Known, Value
-from loradoctor.lint.record import record
+from loradoctor.lint.libraries.effects import directory
+from loradoctor.lint.record import record, replace
 from loradoctor.lint.source import Source, SourceError
 
 if TYPE_CHECKING:
@@ -49,14 +50,14 @@ def written(module: Module) -> tuple[Artifact, ...]:
     return tuple(found)
 
 
-def elsewhere(module: Module, path: Value | None) -> Artifact | None:
-    """What a neighbouring script has written to a path; None unless that is one thing.
+def elsewhere(module: Module, path: Value | None) -> tuple[Artifact, ...]:
+    """What the neighbouring scripts have written to a path, one each; empty unless it is the same kind of thing.
 
     Scripts are neighbours in one directory: only there does a relative path mean the same place, whoever runs them.
     """
     place = paths.place(path, module.trace.defaults)
     if place is None or module.source.kind == "markdown" or module.is_test:
-        return None
+        return ()
     text = paths.pattern(place.text)
     sought = text.removesuffix(f"/{paths.CHECKPOINT}")
     here = str(Path(module.source.path).parent)
@@ -67,10 +68,10 @@ def elsewhere(module: Module, path: Value | None) -> Artifact | None:
         mine = [a for a in other.written if a.path == text] if other is not None else []
         module.project.consulted.update(other.consulted if other is not None and mine else ())
         found += mine
-    if len({(a.kind, a.module.source.path) for a in found}) != 1 or found[0].kind == UNCLEAR:
-        return None
-    first = found[0]
-    return Artifact(first.path, first.kind, first.node, first.module, place.assumed or any(a.assumed for a in found))
+    if len({a.kind for a in found}) != 1 or found[0].kind == UNCLEAR:
+        return ()
+    first = {a.module.source.path: a for a in reversed(found)}
+    return tuple(replace(a, assumed=place.assumed or any(a.assumed for a in found)) for a in reversed(first.values()))
 
 
 def _neighbour(path: str, targets: Mapping[str, str]) -> Module | None:
@@ -104,11 +105,11 @@ def _saved(arrival: Arrival, value: Value | None) -> tuple[str, ir.Node] | None:
     node = arrival.visit.node
     peft, model = arrival.facts(value, Peft), arrival.facts(value, Model)
     if peft is not None:
-        return (UNCLEAR if peft.gutted or peft.touched else "adapter"), node
+        return (UNCLEAR if peft.gutted else "adapter"), node
+    if model is not None and model.merged is not None and not model.carries_adapter:
+        return "merged", model.merged
     if model is not None:
-        if model.touched or model.native or model.carries_adapter or model.made is None:
-            return UNCLEAR, node
-        return ("merged", model.merged) if model.merged is not None else ("model", node)
+        return (UNCLEAR if model.touched or model.native or model.carries_adapter or model.made is None else "model"), node
     instance = arrival.facts(value, Instance)
     harmless = isinstance(instance, Tokenizer) or (instance is not None and instance.cls.endswith(("Processor", "Config", "Extractor")))
     return None if harmless else (UNCLEAR, node)
@@ -116,8 +117,16 @@ def _saved(arrival: Arrival, value: Value | None) -> tuple[str, ir.Node] | None:
 
 def _save_pretrained(arrival: Arrival) -> Writes:
     found = _saved(arrival, arrival.receiver)
-    if found is not None:
-        yield found[0], arrival.arg("save_directory") or arrival.arg("repo_id"), found[1]
+    path = arrival.arg("save_directory") or arrival.arg("repo_id")
+    if found is not None and not (found[0] == UNCLEAR and _beside_model(arrival, path)):
+        yield found[0], path, found[1]
+
+
+def _beside_model(arrival: Arrival, path: Value | None) -> bool:
+    """Whether something nothing is known of is saved beside a model that is: a tokenizer then, or one would replace the other."""
+    held = arrival.visit.heap.get(directory(path) or "")
+    unseen = arrival.facts(arrival.receiver, Facts) is None
+    return unseen and isinstance(held, Directory) and (held.adapter is not None or held.merged is not None)
 
 
 def _save_model(arrival: Arrival) -> Writes:

@@ -67,13 +67,16 @@ class Arrival:
             return value.oid
         return value.key if isinstance(value, Unknown) and value.key in self.visit.heap else None
 
-    def kept(self, path: Value | None) -> Directory | None:
-        """What a directory holds at this moment: what this script has put there or, where it has not, a neighbour."""
+    def kept(self, path: Value | None, *, several: bool = False) -> Directory | None:
+        """What a directory holds at this moment: what this script has put there or, where it has not, a neighbour.
+
+        With ``several``, also what more than one neighbour puts there, if that is one kind of thing; the first stands for them.
+        """
         oid = directory(path)
         own = self.visit.heap.get(oid) if oid is not None else None
         if isinstance(own, Directory) and not self.module.only_loaded(own):
             return own
-        found = None if self.module.writes(path) else self.module.elsewhere(path)
+        found = None if self.module.writes(path) else self.module.elsewhere(path, several=several)
         if found is None or found.kind not in ("adapter", "merged"):
             return own if isinstance(own, Directory) else None
         held = {"adapter": found.node} if found.kind == "adapter" else {"merged": found.node}
@@ -165,7 +168,7 @@ class Module:
         return artifacts.written(self)
 
     @cached_property
-    def _found_elsewhere(self) -> dict[Value, Artifact | None]:
+    def _found_elsewhere(self) -> dict[Value, tuple[Artifact, ...]]:
         return {}
 
     def writes(self, path: Value | None) -> frozenset[str]:
@@ -173,13 +176,18 @@ class Module:
         where = paths.place(path, self.trace.defaults)
         return frozenset(a.kind for a in self.written if where is not None and a.path == paths.pattern(where.text))
 
-    def elsewhere(self, path: Value | None) -> Artifact | None:
-        """What a neighbouring script has put at a path."""
+    def elsewhere(self, path: Value | None, *, several: bool = False) -> Artifact | None:
+        """What a neighbouring script has put at a path; the first of ``several`` that put the same kind of thing there."""
         if path is None:
             return None
         if path not in self._found_elsewhere:
             self._found_elsewhere[path] = artifacts.elsewhere(self, path)
-        return self._found_elsewhere[path]
+        found = self._found_elsewhere[path]
+        return found[0] if len(found) == 1 or (found and several) else None
+
+    @property
+    def _neighbours(self) -> Iterator[Module]:
+        return (artifact.module for found in self._found_elsewhere.values() for artifact in found)
 
     def only_loaded(self, held: Directory) -> bool:
         """Whether all that is known of a directory is that an adapter was loaded from it."""
@@ -190,8 +198,7 @@ class Module:
         """The site of a call in this script, or in the neighbour that wrote what this one reads."""
         if node is None:
             return None
-        neighbours = (found.module for found in self._found_elsewhere.values() if found is not None)
-        return next((m.sites[node.uid] for m in (self, *neighbours) if node.uid in m.sites), None)
+        return next((m.sites[node.uid] for m in (self, *self._neighbours) if node.uid in m.sites), None)
 
     @cached_property
     def sites(self) -> dict[int, Site]:
@@ -294,8 +301,7 @@ class Module:
         other = next((u for u in self.others if u.program.holds(where)), None)
         if other is not None:
             return other
-        neighbours = (found.module for found in self._found_elsewhere.values() if found is not None)
-        return next((m.unit(node) for m in neighbours if m.holds(where)), Unit(self.source, self.tree, self.program))
+        return next((m.unit(node) for m in self._neighbours if m.holds(where)), Unit(self.source, self.tree, self.program))
 
     def holds(self, node: ir.Node) -> bool:
         """Whether a node stands in this file or in one that its analysis followed."""

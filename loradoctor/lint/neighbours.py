@@ -32,6 +32,14 @@ class Directory:
     imports: dict[str, frozenset[bytes]] = field(default_factory=dict)
 
 
+_PUBLIC = re.compile(
+    "meta-llama|mistralai|google|facebook|microsoft|openai|EleutherAI|Qwen|THUDM|bigscience|tiiuae|huggyllama|decapoda-research|"
+    "NousResearch|HuggingFaceH4|HuggingFaceTB|HuggingFaceM4|TinyLlama|deepseek-ai|stabilityai|runwayml|unsloth|baichuan-inc|internlm|"
+    "01-ai|lmsys|teknium|trl-lib|trl-internal-testing|hf-internal-testing|peft-internal-testing|ybelkada|distilbert|FacebookAI|openai-community"
+)
+"""Owners of base models: what is asked for under their names, no script beside has written."""
+
+
 def writers(path: str, reader: str) -> tuple[str, ...]:
     """The scripts beside ``reader`` that save something and have the last part of ``path`` in a string.
 
@@ -39,7 +47,7 @@ def writers(path: str, reader: str) -> tuple[str, ...]:
     to mean one thing, and in a collection of examples.
     """
     around = directory(str(Path(reader).parent))
-    if len(around.writers) > SAVING:
+    if len(around.writers) > SAVING or _PUBLIC.fullmatch(path.partition("/")[0]):
         return ()
     last = path.rpartition("/")[2].encode()
     named = around.naming.get(last, ())

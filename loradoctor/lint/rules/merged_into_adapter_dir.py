@@ -71,7 +71,7 @@ def _neighbour(module: Module, path: Value, source: Value | None) -> Found | Non
     target, origin = paths.place(path, module.trace.defaults), paths.place(source, module.trace.defaults)
     if target is None or origin is None or not origin.text.startswith(f"{target.text}/") or module.writes(path) != {"merged"}:
         return None
-    found = module.elsewhere(path)
+    found = module.elsewhere(path, several=True)
     return (found.node, "the adapter is saved into that directory here", found.assumed) if found and found.kind == "adapter" else None
 
 

@@ -55,10 +55,13 @@ def peft_dir_into_pipeline(module: Module) -> Iterator[Finding]:
                     saves.pop(place, None)
     for site in module.calls("load_lora_weights"):
         places = [_path(a.arg("pretrained_model_name_or_path_or_dict")) for a in site.arrivals]
-        found = next((saves[p] for p in places if p is not None and p in saves), None) or _neighbour(site)
+        found, assumed = next((saves[p] for p in places if p is not None and p in saves), None), False
+        if found is None:
+            found, assumed = _neighbour(site)
         if found is not None:
             yield site.finding(
                 "`load_lora_weights` is given a directory that PEFT saved",
+                severity=Severity.WARNING if assumed else None,
                 related=module.related(found.node, "saved here by `save_pretrained` of a PEFT model"),
                 help="no tensor name matches and the base model is used as it is; load it with `PeftModel.from_pretrained(pipe.unet, …)`",
             )
@@ -68,14 +71,16 @@ def _path(value: Value | None) -> Value | None:
     return paths.normal(value) if isinstance(value, (Known, Template)) else None
 
 
-def _neighbour(load: Site) -> Site | None:
-    """The call of a neighbouring script that saves a PEFT model into the directory that is loaded."""
+def _neighbour(load: Site) -> tuple[Site | None, bool]:
+    """The call of a neighbouring script that saves a PEFT model into the directory that is loaded, and whether that is assumed."""
     for arrival in load.arrivals:
-        kept = arrival.kept(arrival.arg("pretrained_model_name_or_path_or_dict"))
-        save = load.module.site(kept.adapter) if kept is not None and not kept.assumed else None
-        if save is not None and save.module is not load.module and any(_is_unet(a) for a in save.arrivals):
-            return save
-    return None
+        kept = arrival.kept(arrival.arg("pretrained_model_name_or_path_or_dict"), several=True)
+        save = load.module.site(kept.adapter) if kept is not None else None
+        if kept is None or save is None or save.module is load.module or "save_lora_weights" in save.module.program.words:
+            continue
+        if any(_is_unet(a) for a in save.arrivals):
+            return save, kept.assumed
+    return None, False
 
 
 def _is_unet(arrival: Arrival) -> bool:

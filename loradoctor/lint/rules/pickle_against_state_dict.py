@@ -92,5 +92,5 @@ def _neighbour(arrival: Arrival) -> Artifact | None:
     weights, module = arrival.arg("state_dict"), arrival.module
     if not isinstance(weights, Derived) or weights.kind != "torch.load" or module.writes(weights.source):
         return None
-    found = module.elsewhere(weights.source)
+    found = module.elsewhere(weights.source, several=True)
     return found if found is not None and found.kind == "pickle" else None

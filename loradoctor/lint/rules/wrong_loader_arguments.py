@@ -101,7 +101,7 @@ def _auto(module: Module, arrival: Arrival) -> Told | None:
 
 def _merged(_: Module, arrival: Arrival, name: str) -> Told | None:
     """The directory was written here or by a neighbouring script, and holds a merged model."""
-    kept = arrival.kept(arrival.arg("model_id"))
+    kept = arrival.kept(arrival.arg("model_id"), several=True)
     if kept is None or kept.adapter is not None or kept.merged is None or arrival.arg("subfolder") is not None:
         return None
     advice = "there is no adapter in it; load the merged model with `AutoModel….from_pretrained`"
@@ -114,7 +114,7 @@ _FILES = {"adapter weights": "a state dict", "state dict": "a state dict", "pick
 def _file(module: Module, arrival: Arrival, name: str) -> Told | None:
     """The path is that of a file which `torch.save` writes in a neighbouring script."""
     path = arrival.arg("model_id")
-    found = None if module.writes(path) else module.elsewhere(path)
+    found = None if module.writes(path) else module.elsewhere(path, several=True)
     if found is None or found.kind not in _FILES:
         return None
     advice = "it wants the directory that `save_pretrained` wrote: `Can't find 'adapter_config.json'`; save the adapter with `save_pretrained`"

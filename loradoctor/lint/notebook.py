@@ -29,6 +29,9 @@ _SUSPECT = re.compile(
 _LEXEME = re.compile(r"'''|\"\"\"|'|\"|#|[()\[\]{}]|\\")
 
 
+_SECOND_TIME = "modify a model with PEFT for a second time"
+
+
 class NotebookError(ValueError):
     """A file that is not a notebook: what is wrong, and where in the file."""
 
@@ -41,12 +44,16 @@ class NotebookError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CodeCell:
-    """A code cell: its place among all cells, its source, its number in the last run or None, and whether that run failed."""
+    """A code cell: its place among all cells, its source, its number in the last run or None, and how that run ended.
+
+    ``failed`` in an exception, ``rewrapped`` with PEFT's warning that the model had an adapter before.
+    """
 
     index: int
     source: str
     execution_count: int | None
     failed: bool
+    rewrapped: bool = False
 
 
 def code_cells(data: bytes) -> tuple[CodeCell, ...]:
@@ -73,7 +80,7 @@ def code_cells(data: bytes) -> tuple[CodeCell, ...]:
             source = "".join(line for line in source if isinstance(line, str))
         count = cell.get("execution_count", cell.get("prompt_number"))
         text, number = source if isinstance(source, str) else "", count if isinstance(count, int) else None
-        found.append(CodeCell(index, text, number, _failed(cell.get("outputs"))))
+        found.append(CodeCell(index, text, number, _failed(cell.get("outputs")), _rewrapped(cell.get("outputs"))))
     return tuple(found)
 
 
@@ -89,6 +96,15 @@ def _cells(notebook: dict[str, object]) -> list[object]:
 def _failed(outputs: object) -> bool:
     """Whether the stored output of a cell ends in an exception."""
     return isinstance(outputs, list) and any(isinstance(o, dict) and o.get("output_type") in ("error", "pyerr") for o in outputs)
+
+
+def _rewrapped(outputs: object) -> bool:
+    """Whether the stored output of a cell holds PEFT's words for a second `get_peft_model`."""
+    for output in outputs if isinstance(outputs, list) else []:
+        text = output.get("text") if isinstance(output, dict) and output.get("output_type") == "stream" else None
+        if _SECOND_TIME in ("".join(line for line in text if isinstance(line, str)) if isinstance(text, list) else str(text)):
+            return True
+    return False
 
 
 def _is_python(metadata: object) -> bool:

@@ -48,6 +48,7 @@ class Cell:
     failed: bool = False
     origin: tuple[int, ...] = ()
     heading: bool = False
+    rewrapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ def _notebook(path: str, data: bytes) -> Source:
         text = notebook.mask(one.source)
         lead = _lead(text)
         start = length + len(lead)
-        cells.append(Cell(one.index, start, start + len(text), one.source, one.execution_count, one.failed))
+        cells.append(Cell(one.index, start, start + len(text), one.source, one.execution_count, one.failed, rewrapped=one.rewrapped))
         parts += [lead, text, "" if text.endswith("\n") else "\n"]
         length = start + len(text) + len(parts[-1])
     return Source(path, "notebook", data, "".join(parts), tuple(cells))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
-from loradoctor.lint import ir
+from loradoctor.lint import history, ir
 from loradoctor.lint.flow.facts import Config, Peft, Trainer
 from loradoctor.lint.flow.values import Known, Value
 from loradoctor.lint.module import Arrival, Module
@@ -73,6 +73,23 @@ def untrained_adapter_saved(module: Module) -> Iterator[Finding]:
                 help="the file loads without complaint and changes nothing; call `trainer.train()` before saving",
             )
             break
+    yield from _saved_too_early(module)
+
+
+def _saved_too_early(module: Module) -> Iterator[Finding]:
+    """Saves of a notebook that all ran before the training above them ran last: the execution counts say so."""
+    if module.source.kind != "notebook":
+        return
+    saves = [(site, {w for a in site.arrivals if (w := _saved(a))}) for site in module.calls("save_pretrained", "push_to_hub", "save_model")]
+    for site in module.calls("train"):
+        trained = {trainer.model for a in site.arrivals if (trainer := a.facts(a.receiver, Trainer)) is not None}
+        saved = [save for save, wrappers in saves if not wrappers.isdisjoint(trained)]
+        if saved and all(history.trained_after(module, save.node, site.node) for save in saved):
+            yield saved[0].finding(
+                "an adapter is saved before its training: the notebook's execution counts say so",
+                related=module.related(site.node, "this training ran later than the save below it"),
+                help="what was saved is not what the last training made; run the saving cell again",
+            )
 
 
 def _saved(arrival: Arrival) -> Value | None:

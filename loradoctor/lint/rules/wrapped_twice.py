@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loradoctor.diagnostic import Finding, Severity
+from loradoctor.diagnostic import Finding, Location, Related, Severity
+from loradoctor.lint import history
 from loradoctor.lint.flow.facts import Model, Peft
-from loradoctor.lint.module import Arrival, Module
+from loradoctor.lint.module import Arrival, Module, Site
+from loradoctor.lint.source import Cell
 from loradoctor.rule import rule
 
 
@@ -72,6 +74,43 @@ def wrapped_twice(module: Module) -> Iterator[Finding]:
                 help="`get_peft_model` changes the base in place: the earlier adapter's layers stay inside; reload the base, copy it "
                 "before wrapping, or call `unload()` on the first PEFT model",
             )
+        else:
+            yield from _ran_twice(module, site)
+
+
+def _ran_twice(module: Module, site: Site) -> Iterator[Finding]:
+    """A notebook's cell that wraps a model which another cell loads."""
+    cell = history.cell_of(module, site.node)
+    if cell is None:
+        return
+    help_ = "load the base in the same cell, so that running it again starts from a fresh one"
+    if cell.rewrapped:
+        yield site.finding(
+            "`get_peft_model` has wrapped a model a second time: PEFT's warning is in the stored output of this cell",
+            severity=Severity.WARNING,
+            help=f"the adapters are nested: what is saved cannot be loaded again; {help_}",
+        )
+    elif history.repeats(module, site):
+        used = history.run_again(module, site)
+        if used is None:
+            yield site.finding(
+                "running this cell again wraps the model a second time: its base is loaded in another cell",
+                severity=Severity.INFO,
+                help=f"the adapters would be nested, and what is saved could not be loaded again; {help_}",
+            )
+            return
+        yield site.finding(
+            "this cell has wrapped the model a second time: it ran again after cells that use the wrapped model",
+            severity=Severity.WARNING,
+            related=(
+                Related(f"ran as number {used.execution_count}, the wrapping as number {cell.execution_count}", _place(module, used)),
+            ),
+            help=f"the adapters are nested: what is saved cannot be loaded again; {help_}",
+        )
+
+
+def _place(module: Module, cell: Cell) -> Location:
+    return module.source.location(cell.start, cell.start + len(cell.source.partition("\n")[0]))
 
 
 def _unloaded_somewhere(module: Module, again: Arrival) -> bool:

@@ -81,6 +81,8 @@ def _fix(options: Namespace, settings: Settings) -> int:
     outcome = fix(options.paths, settings, unsafe=options.unsafe_fixes, diff=options.diff)
     report = Report.join([outcome.report, Report(diagnostics=outcome.failed)])
     if options.diff:
+        for one in outcome.failed:
+            print(f"loradoctor: {printable(one.location.path)}: {printable(one.message)}", file=sys.stderr)
         _write(options, outcome.diff)
         return max(exit_code(report, settings.fail_on), FOUND if outcome.diff else CLEAN)
     if outcome.changed and options.format == "text":

@@ -15,7 +15,8 @@ from loradoctor.lint.libraries import deprecations
 from loradoctor.lint.libraries.deprecations import Change
 from loradoctor.lint.module import Module, Site, literal
 from loradoctor.lint.record import replace
-from loradoctor.lint.syntax import Imported, dotted, imports, name_span, own_calls, version_dependent, walk
+from loradoctor.lint.suppress import STRING_OR_COMMENT
+from loradoctor.lint.syntax import Imported, before, dotted, imports, name_span, own_calls, version_dependent, walk
 
 _METHODS = ("push_to_hub", "save_pretrained", "load_adapter", "add_adapter", "set_adapter")
 _LOADS_A_MODEL = re.compile(r"transformers\.\w*(Model|For[A-Z]\w+|LMHeadModel|WithLMHead)\.from_pretrained|peft\.AutoPeftModel\w*\.from_pretrained")
@@ -156,12 +157,9 @@ class _Finder:
         true = isinstance(written.value, ir.Const) and written.value.value is True
         if change.value and true and change.value.partition("=")[0] not in others:
             return f"write `{change.value}`", (self.module.replace(written, change.value),)
-        if change.drop and (true or name == "overwrite_output_dir") and not self._has_comment(call):
+        if change.drop and (true or name == "overwrite_output_dir"):
             return "leave the argument out", (self.module.remove_argument(call, written),)
         return "", ()
-
-    def _has_comment(self, node: ir.Node) -> bool:
-        return "#" in self.module.text(node)
 
     def _optimizer(self, site: Site) -> Iterator[Use]:
         if "optim" not in {a.name for a in site.node.args} or not site.name.endswith(("TrainingArguments", "Config")):
@@ -200,15 +198,18 @@ class _Finder:
 
     def _kbit_edits(self, call: ir.Call) -> tuple[Edit, ...]:
         flags = [a for a in call.args if a.name in KBIT]
-        if any(a.star == "**" or a.name == "quantization_config" for a in call.args) or (len(flags) > 1 and self._has_comment(call)):
+        if any(a.star == "**" or a.name == "quantization_config" for a in call.args):
             return ()
         on = [a for a in flags if not (isinstance(a.value, ir.Const) and not a.value.value)]
         if len(on) != 1:
             return ()
         flag = on[0]
         root = dotted(call.func).partition(".")[0]
-        prefix = "transformers." if any(i.bound == root and i.dotted == "transformers" for i in self.imports) and root == "transformers" else ""
-        text = f"quantization_config={prefix}BitsAndBytesConfig({flag.name}=True)"
+        prefix = f"{root}." if any(i.bound == root and i.dotted == "transformers" for i in self.imports) else ""
+        known = (prefix + "BitsAndBytesConfig", ()) if prefix else self._import("BitsAndBytesConfig", call)
+        if known is None:
+            return ()
+        text = f"quantization_config={known[0]}({flag.name}=True)"
         if not isinstance(flag.value, ir.Const):
             test = self.module.text(flag.value)
             if not isinstance(flag.value, (ir.Name, ir.Attr)):
@@ -216,24 +217,22 @@ class _Finder:
             text += f" if {test} else None"
         edits = [self.module.replace(flag, text)]
         edits += [self.module.remove_argument(call, a) for a in flags if a is not flag]
-        return (*edits, *([] if prefix else self._import("BitsAndBytesConfig", call)))
+        return (*edits, *known[1])
 
-    def _import(self, name: str, before: ir.Node) -> list[Edit]:
-        """What makes a name of transformers known at the top of the file."""
-        if any(i.bound == name or (i.bound == "*" and i.dotted == "transformers") for i in self.imports):
-            return []
-        start, _ = self.module.span(before)
-        for found in reversed(self.imports):
-            place = self.module.span(found.node)
-            if found.top and found.dotted == f"transformers.{found.dotted.rpartition('.')[2]}" and place[0] < start:
-                own = [i for i in self.imports if i.node is found.node]
-                last = max((s for i in own if (s := name_span(self.module, i.node, i.bound))), key=lambda s: s[1], default=None)
-                if last is not None and found.bound != "transformers":
-                    return [self.module.source.edit(last[1], last[1], f", {name}")]
-        first = next((i for i in self.imports if i.top and not i.dotted.startswith("__future__")), None)
-        if first is None:
-            return []
-        return [self.module.insert(first.node, f"from transformers import {name}\n")]
+    def _import(self, name: str, call: ir.Node) -> tuple[str, tuple[Edit, ...]] | None:
+        """What a name of transformers is called where ``call`` stands, and what makes it known; None where that cannot be done."""
+        reach = {n.uid for n in before(self.module, call)}
+        seen = [i for i in self.imports if i.node.uid in reach and not i.dotted.startswith("__future__")]
+        if bound := next((i.bound for i in seen if i.dotted == f"transformers.{name}"), None):
+            return bound, ()
+        if name in self.rebound or any(i.bound == name and not i.dotted.startswith("transformers.") for i in self.imports):
+            return None
+        if any(i.bound == "*" and i.dotted == "transformers" for i in seen):
+            return name, ()
+        for found in reversed(seen):
+            if found.dotted == f"transformers.{found.dotted.rpartition('.')[2]}" and found.bound != "transformers":
+                return name, (self.module.add_import(found.node, name),)
+        return (name, (self.module.precede(seen[0].node, f"from transformers import {name}"),)) if seen else None
 
     # -- methods, functions, classes, modules
 
@@ -293,11 +292,24 @@ class _Finder:
             if len(statement.node.bindings) != 1 or not text.startswith(f"from {was} import"):
                 return []
             edits.append(self.module.source.edit(start + 5, start + 5 + len(was), home))
-        if new != old.rpartition(".")[2]:
+        written = old.rpartition(".")[2]
+        if new == written:
+            return edits
+        if statement.bound != written:
+            return [*edits, self.module.source.edit(*span, new)]
+        known = [i for i in self.imports if i.bound == new and i.dotted == change.new]
+        if any(i.node is statement.node or (i.top and statement.top) for i in known) and not edits:
+            edits.append(self.module.remove_import(statement.node, written))
+        elif self._written(written) != len(names) + 1:
+            return [*edits, self.module.source.edit(*span, f"{new} as {written}")]
+        else:
             edits.append(self.module.source.edit(*span, new))
-            if statement.bound == old.rpartition(".")[2]:
-                edits += [self.module.replace(n, new) for n in names]
-        return edits
+        return [*edits, *(self.module.replace(n, new) for n in names)] if self._written(written) == len(names) + 1 else []
+
+    def _written(self, name: str) -> int:
+        """How often a name is written, also where no expression is: in an annotation, or quoted in one or in ``__all__``."""
+        plain = STRING_OR_COMMENT.sub(lambda found: found[0] if found[0][1:-1] == name else " ", self.module.source.text)
+        return len(re.findall(rf"(?<![\w.]){re.escape(name)}\b", plain))
 
     @cached_property
     def nodes(self) -> list[ir.Node]:

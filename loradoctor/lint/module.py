@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from loradoctor.diagnostic import Edit, Finding, Fix, Location, Related, Severity
-from loradoctor.lint import artifacts, ir, lower
+from loradoctor.lint import artifacts, edits, ir, lower
 from loradoctor.lint.artifacts import Artifact
 from loradoctor.lint.flow import paths
 from loradoctor.lint.flow.facts import Directory, Facts, Model, Peft
@@ -353,51 +353,71 @@ class Module:
         return self.source.edit(*self.span(node), text)
 
     def insert(self, node: ir.Node, text: str) -> Edit:
-        """Put ``text`` before a node."""
-        start, _ = self.span(node)
+        """Put ``text`` before a node; before the brackets around it where it is a statement of its own."""
+        statement = self.statement(node)
+        start, _ = self.span(statement if isinstance(statement, ir.Evaluate) else node)
         return self.source.edit(start, start, text)
 
-    def delete_statement(self, node: ir.Stmt) -> Edit:
-        """Remove a statement with its line; `pass` takes its place where it may be the only one of its block."""
-        start, end = self.span(node)
-        text = self.source.text
-        line = text.rfind("\n", 0, start) + 1
-        after = text.find("\n", end)
-        after = len(text) if after < 0 else after
-        alone = not text[line:start].strip() and not text[end:after].strip(" \t;\r")
-        if not alone or text[line:start]:
-            return self.source.edit(start, end, "pass")
-        return self.source.edit(line, min(after + 1, len(text)), "")
+    def statement(self, node: ir.Node) -> ir.Stmt | None:
+        """The statement that is this node, drops its value or assigns it."""
+        own = (s for s in self._statements() if s is node or (isinstance(s, (ir.Assign, ir.Evaluate)) and s.value is node))
+        return next(own, None)
+
+    def precede(self, statement: ir.Stmt, code: str) -> Edit:
+        """Put a statement before an assignment or a call."""
+        return self._edited(statement, self._simple(statement).preceded(code))
+
+    def follow(self, statement: ir.Stmt, code: str) -> Edit:
+        """Put a statement after an assignment or a call."""
+        return self._edited(statement, self._simple(statement).followed(code))
+
+    def delete_statement(self, statement: ir.Stmt) -> Edit:
+        """Remove an assignment or a call with its line; `pass` takes its place where it is the only one of its block."""
+        blocks = (getattr(s, part, ()) for s in self._statements() for part in ("body", "orelse", "final"))
+        siblings = next((b for b in (self.program.body, *blocks) if any(s is statement for s in b)), (statement,))
+        alone = len(siblings) < 2 and siblings is not self.program.body
+        return self._edited(statement, self._simple(statement).deleted(alone=alone))
+
+    def drop_targets(self, statement: ir.Assign) -> Edit:
+        """Leave of an assignment the call that it assigns."""
+        return self._edited(statement, self._simple(statement).bare(self.span(statement.value)))
 
     def remove_argument(self, call: ir.Call, arg: ir.Arg) -> Edit:
-        """Remove an argument with its comma."""
-        start, end = self.span(arg)
-        position = call.args.index(arg)
-        if position + 1 < len(call.args):
-            return self.source.edit(start, self.span(call.args[position + 1])[0], "")
-        if position:
-            return self.source.edit(self.span(call.args[position - 1])[1], end, "")
-        return self.source.edit(start, end, "")
+        """Remove an argument with its comma; the comments around it stay."""
+        return self._edited(call, self._brackets(call).removed(call.args.index(arg)))
 
     def add_argument(self, call: ir.Call, text: str) -> Edit:
         """Add an argument at the end of a call, keeping its layout."""
-        _, end = self.span(call)
-        close = end - 1
-        if not call.args:
-            return self.source.edit(close, close, text)
-        _, last = self.span(call.args[-1])
-        between = self.source.text[last:close]
-        if "\n" in between:
-            start, _ = self.span(call.args[-1])
-            line = self.source.text.rfind("\n", 0, start) + 1
-            indent = self.source.text[line:start]
-            joint = f"\n{indent}" if not indent.strip() else " "
-            comma = last + len(between[: between.index(",") + 1]) if between.lstrip().startswith(",") else last
-            lead = "" if comma != last else ","
-            return self.source.edit(comma, comma, f"{lead}{joint}{text}{',' if comma != last else ''}")
-        joint = " " if between.strip().startswith(",") else ", "
-        spot = last + len(between.rstrip()) if joint == " " else last
-        return self.source.edit(spot, spot, f"{joint}{text}")
+        return self._edited(call, self._brackets(call).added(text))
+
+    def add_import(self, statement: ir.Import, name: str) -> Edit:
+        """Import one more name with a ``from`` import."""
+        text = self.unit(statement).source.text
+        return self._edited(statement, edits.imported(text, *self.span(statement)).added(name))
+
+    def remove_import(self, statement: ir.Import, name: str) -> Edit:
+        """Import one name less with a ``from`` import; the statement goes with its last name."""
+        text = self.unit(statement).source.text
+        names = edits.imported(text, *self.span(statement))
+        index = next((i for i, span in enumerate(names.items) if text[slice(*span)].split()[0] == name), None)
+        if len(statement.bindings) == 1 or index is None:
+            return self.delete_statement(statement)
+        return self._edited(statement, names.removed(index))
+
+    def _edited(self, node: ir.Node, change: edits.TextEdit) -> Edit:
+        return self.unit(node).source.edit(*change)
+
+    def _brackets(self, call: ir.Call) -> edits.Brackets:
+        text = self.unit(call).source.text
+        opened = edits.bracket_after(text, self.span(call.func)[1])
+        return edits.Brackets(text, [self.span(a) for a in call.args], opened, self.span(call)[1] - 1)
+
+    def _simple(self, statement: ir.Stmt) -> edits.Simple:
+        text = self.unit(statement).source.text
+        start, end = self.span(statement)
+        if isinstance(statement, (ir.Assign, ir.Evaluate)):
+            end = max(end, edits.closed_after(text, start, self.span(statement.value)))
+        return edits.Simple(text, start, end)
 
 
 def literal(value: Value | None) -> object:

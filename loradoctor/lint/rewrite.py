@@ -6,6 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def fix(paths: Sequence[str], settings: Settings, *, unsafe: bool, diff: bool) -
     patches: list[str] = []
     repaired: dict[str, Report] = {}
     refused: set[tuple[object, ...]] = set()
-    for path in fixable:
+    for path in _once(fixable):
         try:
             before = files.read(path)
         except OSError as error:
@@ -72,8 +73,9 @@ def fix(paths: Sequence[str], settings: Settings, *, unsafe: bool, diff: bool) -
         outcome = repair(path, before, pipeline, unsafe=unsafe)
         refused |= {_identity(d) for d in outcome.refused}
         if outcome.data == before:
+            repaired[path] = outcome.report  # it may have been repaired by somebody else, since it was linted
             continue
-        patches.append(unified_diff(path, before, outcome.data))
+        patches.append(unified_diff(_patched(path), before, outcome.data))
         if diff:
             continue
         if problem := replace_file(path, before, outcome.data):
@@ -81,6 +83,9 @@ def fix(paths: Sequence[str], settings: Settings, *, unsafe: bool, diff: bool) -
             continue
         changed.append(path)
         repaired[path] = outcome.report
+    if changed:
+        others = [path for path in fixable if path not in repaired and os.path.realpath(path) in {os.path.realpath(p) for p in changed}]
+        repaired |= {path: again for path in others if (again := pipeline.file(path)) is not None}
     report = _merged(report, repaired)
     report = replace(report, diagnostics=tuple(_explained(d, refused) for d in report.diagnostics))
     return FixOutcome(report, tuple(changed), "".join(patches), tuple(failed))
@@ -89,7 +94,8 @@ def fix(paths: Sequence[str], settings: Settings, *, unsafe: bool, diff: bool) -
 def repair(path: str, data: bytes, pipeline: Pipeline, *, unsafe: bool) -> Repair:
     """Apply fixes and look again until there is nothing left to fix.
 
-    A round is taken back when its result does not parse or loses a comment; its fixes are then tried one by one.
+    A round is taken back when its result does not parse, loses a comment or still has what it was to repair; its fixes are then
+    tried one by one.
     """
     report = pipeline.examine(path, data)
     refused: dict[tuple[object, ...], Diagnostic] = {}
@@ -148,8 +154,14 @@ def _step(path: str, data: bytes, report: Report, chosen: list[Diagnostic], pipe
     except (SourceError, ValueError):
         return None
     examined = pipeline.examine(path, new)
-    harmed = _trouble(examined) > _trouble(report) or lost_comments(before, after)
-    return None if harmed or new == data else (new, examined)
+    if new == data or _trouble(examined) > _trouble(report) or lost_comments(before, after):
+        return None
+    had, repaired, has = (_counted(found) for found in (report.diagnostics, chosen, examined.diagnostics))
+    return None if any(has[what] > had[what] - repaired[what] for what in repaired) else (new, examined)
+
+
+def _counted(found: Iterable[Diagnostic]) -> Counter[tuple[str, str]]:
+    return Counter((d.code, d.message) for d in found)
 
 
 def applied(source: Source, edits: Iterable[Edit]) -> bytes:
@@ -207,18 +219,39 @@ def _quoted(name: str) -> str:
     return f'"{"".join(plain)}"'
 
 
-def replace_file(path: str, before: bytes, after: bytes) -> str:
-    """Put ``after`` in the place of the file in one step, keeping its mode; says why not, or nothing when it was done.
+def _once(paths: Iterable[str]) -> list[str]:
+    """Every file by one of its names: links to a file would fix it, or show its patch, again."""
+    names: dict[str, str] = {}
+    for path in paths:
+        real = os.path.realpath(path)
+        if real not in names or not os.path.islink(path):  # noqa: PTH114 -- as reached
+            names[real] = path
+    return list(names.values())
 
-    A link, a file that is read-only and a file that no longer holds ``before`` are left alone.
+
+def _patched(path: str) -> str:
+    """The path to write in a patch: programs that apply one refuse links."""
+    if not os.path.islink(path):  # noqa: PTH114
+        return path
+    real = os.path.realpath(path)
+    return real if os.path.isabs(path) else os.path.relpath(real)  # noqa: PTH117
+
+
+def replace_file(path: str, before: bytes, after: bytes) -> str:
+    """Put ``after`` in the place of the file in one step; says why not, or nothing when it was done.
+
+    At any moment, also when this is killed, the file holds one or the other. Its mode is kept, and its owner where that is allowed. What
+    a symbolic link points to is replaced, not the link; other hard links to the file keep what they have. A file that is read-only or
+    no longer holds ``before`` is left alone.
     """
     try:
-        status = os.lstat(path)
-        if stat.S_ISLNK(status.st_mode):
-            return "it is a symbolic link; name the file that it points to"
-        if not status.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(path, os.W_OK):
+        real = os.path.realpath(path, strict=True)
+        status = os.stat(real)  # noqa: PTH116
+        if not stat.S_ISREG(status.st_mode):
+            return "it is no longer a file"
+        if not status.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(real, os.W_OK):
             return "it is read-only"
-        return _swap(path, status, before, after)
+        return _swap(real, status, before, after)
     except OSError as error:
         return files.reason(error)
 
@@ -226,12 +259,13 @@ def replace_file(path: str, before: bytes, after: bytes) -> str:
 def _swap(path: str, status: os.stat_result, before: bytes, after: bytes) -> str:
     from tempfile import mkstemp
 
-    descriptor, temporary = mkstemp(prefix=".loradoctor-", dir=os.path.dirname(path) or os.curdir)  # noqa: PTH120 -- as reached
+    descriptor, temporary = mkstemp(prefix=".loradoctor-", dir=os.path.dirname(path))  # noqa: PTH120
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(after)
             file.flush()
             os.fsync(file.fileno())
+        _keep_owner(temporary, status)
         os.chmod(temporary, stat.S_IMODE(status.st_mode))  # noqa: PTH101
         if files.read(path) != before:
             return "it changed while it was being fixed"
@@ -241,6 +275,13 @@ def _swap(path: str, status: os.stat_result, before: bytes, after: bytes) -> str
         if temporary:
             os.unlink(temporary)  # noqa: PTH108
     return ""
+
+
+def _keep_owner(path: str, status: os.stat_result) -> None:
+    made = os.stat(path)  # noqa: PTH116
+    if hasattr(os, "chown") and (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
+        with suppress(OSError):
+            os.chown(path, status.st_uid, status.st_gid)
 
 
 def _merged(report: Report, repaired: dict[str, Report]) -> Report:
@@ -261,5 +302,5 @@ def _not_written(path: str, why: str) -> Diagnostic:
 def _explained(found: Diagnostic, refused: set[tuple[object, ...]]) -> Diagnostic:
     if _identity(found) not in refused:
         return found
-    reason = "its fix was not applied: the result would not parse or would lose a comment"
+    reason = "its fix was not applied: the result would not parse, would lose a comment or would still have the bug"
     return replace(found, help=f"{found.help}; {reason}" if found.help else reason)

@@ -102,9 +102,9 @@ class Source:
         return Location(self.path, Span(*first, *last), cell.index if cell else None)
 
     def edit(self, start: int, end: int, text: str) -> Edit:
-        """The edit that replaces ``text[start:end]``, in the file's bytes or in those of the cell's source.
+        r"""The edit that replaces ``text[start:end]``, in the file's bytes or in those of the cell's source.
 
-        The lines of ``text`` end in ``\\n``; in the edit they end, and in a document begin, as those around them do.
+        The lines of ``text`` end in ``\n``; in the edit they end, and in a document begin, as those around them do.
         """
         cell = self._cell(start)
         if cell and cell.origin:

@@ -12,7 +12,7 @@ from loradoctor.lint.source import Source
 from loradoctor.self_report import unused_suppression
 
 # Strings first, so that what looks like a comment inside one is passed over.
-_STRING_OR_COMMENT = re.compile(
+STRING_OR_COMMENT = re.compile(
     r"""\"{3}(?:[^\\]|\\.)*?\"{3} | '{3}(?:[^\\]|\\.)*?'{3} | "(?:[^"\\\r\n]|\\.)*" | '(?:[^'\\\r\n]|\\.)*' | \#[^\r\n]*""",
     re.DOTALL | re.VERBOSE,
 )
@@ -21,7 +21,7 @@ _MARK = re.compile(r"#\s*loradoctor\s*:\s*(ignore-file|ignore)\b\s*(\[[^\]]*\]?)
 
 def comments(text: str) -> Iterator[tuple[int, str]]:
     """Every comment of a Python text with its offset; a ``#`` in a string is none."""
-    for found in _STRING_OR_COMMENT.finditer(text):
+    for found in STRING_OR_COMMENT.finditer(text):
         if found[0].startswith("#"):
             yield found.start(), found[0]
 

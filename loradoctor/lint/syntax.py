@@ -62,6 +62,21 @@ def imports(module: Module) -> list[Imported]:
     return [Imported(n, bound, name, n.uid in ways_out, n.uid in top) for n in found for bound, name in n.bindings]
 
 
+def before(module: Module, node: ir.Node) -> list[ir.Stmt]:
+    """The statements that stand before ``node`` in the blocks around it, and so have run; those of a class are unknown to its methods."""
+    found: list[ir.Stmt] = []
+    block, around = module.program.body, None
+    while (index := next((i for i, s in enumerate(block) if any(n is node for n in walk(s))), None)) is not None:
+        holder = block[index]
+        if not (isinstance(around, ir.Class) and isinstance(holder, ir.Function)):
+            found += block[:index]
+        clauses = (*getattr(holder, "handlers", ()), *getattr(holder, "cases", ()))
+        blocks = (*(getattr(holder, part, ()) for part in ("body", "orelse", "final")), *(clause.body for clause in clauses))
+        block = next((b for b in blocks if isinstance(b, tuple) and any(n is node for n in walk(b))), ())
+        around = holder
+    return found
+
+
 def version_dependent(module: Module) -> frozenset[int]:
     """The nodes that only run where a test of some version, signature or attribute allows it, or that a failed attempt replaces."""
 

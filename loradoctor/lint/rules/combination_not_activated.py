@@ -62,17 +62,10 @@ def combination_not_activated(module: Module) -> Iterator[Finding]:
 
 
 def _fix(module: Module, call: ir.Call) -> Fix | None:
-    """Activate it in a line of its own, where the call stands in one."""
-    func = call.func
+    """Activate it in a statement of its own behind the call."""
+    func, statement = call.func, module.statement(call)
     written = module.sites[call.uid].argument("adapter_name")
-    if written is None or not isinstance(func, ir.Attr) or call.uid not in module.dropped:
-        return None
-    start, end = module.span(call)
-    text = module.source.text
-    line = text.rfind("\n", 0, start) + 1
-    indent, rest = text[line:start], text[end:].partition("\n")[0]
-    if indent.strip() or rest.strip():
+    if written is None or not isinstance(func, ir.Attr) or not isinstance(statement, ir.Evaluate):
         return None
     receiver = module.text(func.value).removesuffix(".base_model")
-    edit = module.source.edit(end, end, f"\n{indent}{receiver}.set_adapter({module.text(written.value)})")
-    return Fix("activate the combination", (edit,))
+    return Fix("activate the combination", (module.follow(statement, f"{receiver}.set_adapter({module.text(written.value)})"),))

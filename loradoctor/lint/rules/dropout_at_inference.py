@@ -124,12 +124,8 @@ def _dropout(arrival: Arrival, facts: Peft) -> bool | None:
 
 
 def _fix(module: Module, site: Site) -> Fix | None:
-    """Put `eval()` before the statement, where the call stands at the beginning of its line."""
-    name = site.receiver_name
-    statement = next((s for s in module.assignments() if s.value is site.node), None)
+    """Put `eval()` before the statement that is the call."""
+    name, statement = site.receiver_name, module.statement(site.node)
     if name is None or statement is None:
         return None
-    start, _ = module.span(statement)
-    text = module.source.text
-    indent = text[text.rfind("\n", 0, start) + 1 : start]
-    return None if indent.strip() else Fix("call `eval()` first", (module.insert(statement, f"{name}.eval()\n{indent}"),), safe=False)
+    return Fix("call `eval()` first", (module.precede(statement, f"{name}.eval()"),), safe=False)

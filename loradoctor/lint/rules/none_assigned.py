@@ -57,7 +57,7 @@ def none_assigned(module: Module) -> Iterator[Finding]:
             statement,
             f"`{receiver}` is replaced by what `{site.name}` returns: " + ("the keys that did not match" if keys else "None"),
             help=f"`{site.name}` changes the model in place; leave the assignment out",
-            fix=Fix("leave the assignment out", (module.replace(statement, module.text(site.node)),)) if len(statement.targets) == 1 else None,
+            fix=Fix("leave the assignment out", (module.drop_targets(statement),)) if len(statement.targets) == 1 else None,
         )
 
 

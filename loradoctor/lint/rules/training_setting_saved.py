@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Fix, Severity
+from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Model
 from loradoctor.lint.flow.trace import Store
 from loradoctor.lint.flow.values import Known, Oid, Unknown
@@ -76,13 +77,8 @@ def _belongs(store: Store, owners: tuple[Oid | None, ...]) -> bool:
 
 
 def _fix(module: Module, site: Site) -> Fix | None:
-    """Switch the cache on again in a line of its own before the save."""
-    name = site.receiver_name
-    if name is None or not site.dropped:
+    """Switch the cache on again in a statement of its own before the save."""
+    name, statement = site.receiver_name, module.statement(site.node)
+    if name is None or not isinstance(statement, ir.Evaluate):
         return None
-    start, _ = module.span(site.node)
-    text = module.source.text
-    indent = text[text.rfind("\n", 0, start) + 1 : start]
-    if indent.strip():
-        return None
-    return Fix("switch the cache on again", (module.insert(site.node, f"{name}.config.use_cache = True\n{indent}"),))
+    return Fix("switch the cache on again", (module.precede(statement, f"{name}.config.use_cache = True"),))

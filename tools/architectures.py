@@ -1,19 +1,27 @@
 """Write down which modules of every architecture an adapter can be put into.
 
-    python tools/architectures.py [--only llama,gpt2]
+    python tools/architectures.py [--only llama,gpt2] [--to FILE] [--earlier OLD.json]
 
 Every model class of the installed `transformers` is built from its default configuration on the meta device, which allocates
 nothing, with few layers and experts. For each `model_type` the dotted names of its linear, `Conv1D`, embedding and convolution
 modules, and of its fused expert parameters, go into `loradoctor/lint/libraries/architectures.json.gz`; numbers in them become `#`.
-Classes that need another library or cannot be built from defaults are left out: rules stay silent about what is not listed.
+Of every other module (blocks, norms) the last part of the name is kept, under `other`; modules that only some checkpoints have,
+because a field of their configuration says so, are under `variant`. Classes that need another library or cannot
+be built from defaults are left out: rules stay silent about what is not listed.
+
+Names change with the library: experts that were modules up to transformers 4 are one parameter in 5. `--earlier` adds what an
+older release called its modules, from a file that `--to` wrote under that release. The architectures for which each method of
+the installed PEFT knows its target modules are written down beside.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import importlib
 import json
+import os
 import pkgutil
 import re
 import signal
@@ -24,6 +32,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -32,11 +42,27 @@ from transformers.pytorch_utils import Conv1D
 TABLE = Path(__file__).parent.parent / "loradoctor" / "lint" / "libraries" / "architectures.json.gz"
 KINDS = ((torch.nn.Linear, "linear"), (Conv1D, "conv1d"), (torch.nn.Embedding, "embedding"))
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+# Fields of configurations that decide which modules there are; checkpoints differ in them.
+VARIANTS: dict[str, Any] = {
+    "feed_forward_proj": "gated-gelu",
+    "q_lora_rank": None,
+    "word_embed_proj_dim": 64,
+    "embedding_size": 64,
+    "add_cross_attention": True,
+    "multi_query": False,
+    "use_swiglu_ffn": True,
+    "use_conv_bias": True,
+    "mlp_only_layers": [0],
+    "first_k_dense_replace": 1,
+    "use_weighted_layer_sum": True,
+    "add_adapter": True,
+}
 # Enough for every pattern of layers there is (Jamba's attention comes once in eight), few enough to be quick.
 LAYERS, EXPERTS = 9, 3
 SECONDS = 60
 
 Names = dict[str, dict[str, set[str]]]
+Table = dict[str, dict[str, list[str]]]
 
 
 def model_classes() -> Iterator[type[PreTrainedModel]]:
@@ -51,7 +77,7 @@ def model_classes() -> Iterator[type[PreTrainedModel]]:
                 loaded = importlib.import_module(f"{folder.__name__}.{module.name}")
             except (ImportError, RuntimeError, OSError):
                 continue
-            for value in vars(loaded).values():
+            for value in list(vars(loaded).values()):  # some modules import on access
                 if isinstance(value, type) and issubclass(value, PreTrainedModel) and value.__module__ == loaded.__name__:
                     yield value
 
@@ -76,43 +102,78 @@ def names_of(model: torch.nn.Module) -> Iterator[tuple[str, str]]:
             kind = "convolution"
         if kind and name:
             yield kind, re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name)
+        elif name and not (last := name.rpartition(".")[2]).isdigit():
+            yield "other", last
     for name, parameter in model.named_parameters():
         if parameter.ndim == 3 and "expert" in name:
             yield "parameter", re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name)
 
 
-def built(cls: type[PreTrainedModel]) -> PreTrainedModel | None:
-    """The model of a class on the meta device; None where defaults are not enough."""
+def built(cls: type[PreTrainedModel]) -> Iterator[PreTrainedModel]:
+    """The model of a class on the meta device, from its defaults and with each variant; none where defaults are not enough."""
     config_class = getattr(cls, "config_class", None)
     if not isinstance(config_class, type) or cls.__name__.endswith("PreTrainedModel"):
-        return None
+        return
+    reason = ""
     for small in (True, False):
-        signal.alarm(SECONDS)
         try:
-            config = config_class()
-            if small:
-                shrink(config)
-            with torch.device("meta"):
-                return cls(config)
+            yield build(cls, config_class(), small=small)
+            break
         except Exception as error:  # noqa: BLE001 -- whatever a class lacks, it is left out
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        finally:
-            signal.alarm(0)
-    print(f"left out {cls.__name__}: {reason[:120]}", file=sys.stderr)
-    return None
+    else:
+        print(f"left out {cls.__name__}: {reason[:120]}", file=sys.stderr)
+        return
+    for field, value in VARIANTS.items():
+        if hasattr(config_class(), field):
+            with contextlib.suppress(Exception):
+                yield build(cls, config_class(**{field: value}), small=True)
 
 
-def collect(only: frozenset[str]) -> Names:
-    """The names of every architecture."""
+def build(cls: type[PreTrainedModel], config: Any, *, small: bool) -> PreTrainedModel:
+    """One model on the meta device."""
+    signal.alarm(SECONDS)
+    try:
+        if small:
+            shrink(config)
+        with torch.device("meta"):
+            return cls(config)
+    finally:
+        signal.alarm(0)
+
+
+def collect(only: frozenset[str]) -> tuple[Names, dict[str, str]]:
+    """The names of every architecture, and the architecture of every class."""
     found: Names = defaultdict(lambda: defaultdict(set))
+    classes: dict[str, str] = {}
     for cls in model_classes():
         model_type = getattr(getattr(cls, "config_class", None), "model_type", "")
         if not model_type or (only and model_type not in only):
             continue
-        model = built(cls)
-        for kind, name in names_of(model) if model is not None else ():
-            found[model_type][kind].add(name)
-    return found
+        for turn, model in enumerate(built(cls)):
+            classes[cls.__name__] = model_type
+            for kind, name in names_of(model):
+                found[model_type]["variant" if turn and kind != "other" else kind].add(name)
+    for kinds in found.values():
+        kinds["variant"] -= set().union(*(names for kind, names in kinds.items() if kind != "variant"))
+    return found, {name: model_type for name, model_type in classes.items() if model_type in found}
+
+
+def defaults() -> dict[str, list[str]]:
+    """By the name of a PEFT configuration class the architectures whose target modules need not be named."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+    known = {
+        PEFT_TYPE_TO_CONFIG_MAPPING[method].__name__: sorted(getattr(tuner, "target_module_mapping", {}))
+        for method, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
+    }
+    return {name: types for name, types in sorted(known.items()) if types}
+
+
+def only_in(old: Table, new: Table) -> Table:
+    """What an older release had and a newer one has not."""
+    gone = {t: {k: sorted(set(v) - set(new.get(t, {}).get(k, ()))) for k, v in kinds.items()} for t, kinds in old.items()}
+    return {t: kept for t, kinds in gone.items() if (kept := {k: v for k, v in kinds.items() if v})}
 
 
 def _expired(_: int, __: object) -> None:
@@ -122,18 +183,26 @@ def _expired(_: int, __: object) -> None:
 def main() -> None:
     """Build every model and write the table."""
     parser = argparse.ArgumentParser(description="Write the table of architectures.")
-    parser.add_argument("--only", default="", help="model types to look at, for a try; nothing is written")
-    only = frozenset(filter(None, parser.parse_args().only.split(",")))
+    parser.add_argument("--only", default="", help="model types to look at")
+    parser.add_argument("--to", type=Path, help="write plain JSON there and leave the table alone")
+    parser.add_argument("--earlier", type=Path, help="what --to wrote under an older transformers")
+    options = parser.parse_args()
     signal.signal(signal.SIGALRM, _expired)
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    PreTrainedModel.init_weights = lambda _: None  # type: ignore[method-assign] # there is no weight to initialise
+    PreTrainedModel.init_weights = lambda _: None  # type: ignore[method-assign,unused-ignore] # there is no weight to initialise
     torch.set_num_threads(1)
-    table = {t: {k: sorted(v) for k, v in sorted(kinds.items())} for t, kinds in sorted(collect(only).items())}
-    text = json.dumps({"transformers": transformers.__version__, "architectures": table}, separators=(",", ":"), sort_keys=True)
-    if only:
-        print(text)
+    names, classes = collect(frozenset(filter(None, options.only.split(","))))
+    table = {t: {k: sorted(v) for k, v in sorted(kinds.items()) if v} for t, kinds in sorted(names.items())}
+    written: dict[str, Any] = {"transformers": transformers.__version__, "architectures": table, "classes": classes}
+    if options.earlier:
+        old = json.loads(options.earlier.read_text())
+        written |= {"earlier": only_in(old["architectures"], table), "earlier_transformers": old["transformers"]}
+    if options.to:
+        options.to.write_text(json.dumps(written))
         return
+    written["defaults"] = defaults()
+    text = json.dumps(written, separators=(",", ":"), sort_keys=True)
     TABLE.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     print(f"{len(table)} architectures, {TABLE.stat().st_size:,} bytes")
 

@@ -28,7 +28,7 @@ def resize_after_wrap(module: Module) -> Iterator[Finding]:
 
     tokenizer = AutoTokenizer.from_pretrained("mistralai/Mistral-7B-v0.1")
     tokenizer.add_tokens(["<tool>", "</tool>"])
-    base = AutoModelForCausalLM.from_pretrained("mistralai/Mistral-7B-v0.1")
+    base = AutoModelForCausalLM.from_pretrained("mistralai/Mistral-7B-v0.1", dtype="float32")
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", modules_to_save=["embed_tokens", "lm_head"]))
     model.resize_token_embeddings(len(tokenizer))
     ```
@@ -39,7 +39,7 @@ def resize_after_wrap(module: Module) -> Iterator[Finding]:
 
     tokenizer = AutoTokenizer.from_pretrained("mistralai/Mistral-7B-v0.1")
     tokenizer.add_tokens(["<tool>", "</tool>"])
-    base = AutoModelForCausalLM.from_pretrained("mistralai/Mistral-7B-v0.1")
+    base = AutoModelForCausalLM.from_pretrained("mistralai/Mistral-7B-v0.1", dtype="float32")
     base.resize_token_embeddings(len(tokenizer))
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", modules_to_save=["embed_tokens", "lm_head"]))
     ```

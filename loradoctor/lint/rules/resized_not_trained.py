@@ -30,7 +30,7 @@ def resized_not_trained(module: Module) -> Iterator[Finding]:
 
     tokenizer = AutoTokenizer.from_pretrained("mistralai/Mistral-7B-v0.1")
     tokenizer.add_tokens(["<tool>", "</tool>"])
-    base = AutoModelForCausalLM.from_pretrained("mistralai/Mistral-7B-v0.1")
+    base = AutoModelForCausalLM.from_pretrained("mistralai/Mistral-7B-v0.1", dtype="float32")
     base.resize_token_embeddings(len(tokenizer))
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM"))
     model.save_pretrained("adapter", save_embedding_layers=False)
@@ -42,7 +42,7 @@ def resized_not_trained(module: Module) -> Iterator[Finding]:
 
     tokenizer = AutoTokenizer.from_pretrained("mistralai/Mistral-7B-v0.1")
     tokenizer.add_tokens(["<tool>", "</tool>"])
-    base = AutoModelForCausalLM.from_pretrained("mistralai/Mistral-7B-v0.1")
+    base = AutoModelForCausalLM.from_pretrained("mistralai/Mistral-7B-v0.1", dtype="float32")
     base.resize_token_embeddings(len(tokenizer))
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", modules_to_save=["embed_tokens", "lm_head"]))
     model.save_pretrained("adapter")

@@ -82,6 +82,8 @@ def library_base(cls: UserClass) -> str | None:
 
 def construct(machine: Machine, cls: UserClass, node: ir.Call | None, state: State, arguments: Mapping[str, Value] | None) -> Outcomes:
     """An object of a class of this file, after its ``__init__`` ran with ``arguments``."""
+    if node is not None:
+        machine.made.add(cls.node.uid)
     base = library_base(cls)
     obj = state.new(node.uid if node else cls.node.uid, Instance(node or cls.node, f"{cls.node.name}"))
     state.attrs[obj.oid, "__class__"] = cls

@@ -40,8 +40,18 @@ def run_uncalled(machine: Machine, world: State) -> None:
             functions.run(machine, function, receiver, _unknown_arguments(function, skip=1), state)
 
 
+def _stand_in(machine: Machine, owner: UserClass) -> UserClass:
+    """The subclass that is made in this file, for a class that is not."""
+    if owner.node.uid in machine.made:
+        return owner
+    made = (cls for cls in machine.classes if cls.node.uid in machine.made)
+    below = (cls for cls in made if any(isinstance(part, UserClass) and part.node is owner.node for part in classes.lineage(cls)))
+    return next(below, owner)
+
+
 def _instance(machine: Machine, owner: UserClass, state: State) -> list[tuple[Value, State]]:
     """An object of a class of this file, built by its ``__init__`` with unknown arguments."""
+    owner = _stand_in(machine, owner)
     initialise = classes.find_method(owner, "__init__", state)
     return classes.construct(machine, owner, None, state, _unknown_arguments(initialise, skip=1) if initialise else None)
 

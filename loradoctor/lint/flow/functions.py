@@ -114,10 +114,12 @@ def run(machine: Machine, function: Function, receiver: Value | None, arguments:
     if isinstance(node, ir.Lambda):
         return [(value, _forget(scope, after)) for value, after in evaluate.evaluate(machine, node.body, state, scope)]
     machine.entered.add(id(node))
+    frame = machine.frame_of(node, (receiver, *arguments.values()))
     if not machine.worth_entering(function) and not _hands_on(node, arguments.values(), state):
-        return [(machine.fresh(node.uid, state), _forget(scope, state))]
+        return [(Unknown(f"{node.name}@{node.uid}{frame}()"), _forget(scope, state))]
     machine.stack.append(node)
     machine.consumers.append(None)
+    outside, machine.frame = machine.frame, frame
     loops, guards = machine.loop_depth, machine.guard_depth
     machine.guard_depth = 0
     try:
@@ -125,6 +127,7 @@ def run(machine: Machine, function: Function, receiver: Value | None, arguments:
     finally:
         machine.stack.pop()
         machine.consumers.pop()
+        machine.frame = outside
         machine.loop_depth, machine.guard_depth = loops, guards
     outcomes = flow.returned + [(NONE, s) for s in flow.normal]
     if node.generator:
@@ -159,14 +162,17 @@ def iterate(machine: Machine, generator: Generator, state: State, consumer: Cons
     def outside(value: Value, then: State) -> list[State]:
         """Run the consumer as what it is: code outside of the generator."""
         inner = machine.stack, machine.consumers, machine.loop_depth, machine.guard_depth
+        within, machine.frame = machine.frame, frame
         machine.stack, machine.consumers = inner[0][:depth], inner[1][:outer]
         machine.loop_depth, machine.guard_depth = depths
         try:
             return consumer(value, then)
         finally:
             machine.stack, machine.consumers, machine.loop_depth, machine.guard_depth = inner
+            machine.frame = within
 
-    depth, outer = len(machine.stack), len(machine.consumers)
+    depth, outer, frame = len(machine.stack), len(machine.consumers), machine.frame
+    machine.frame = machine.frame_of(node, (generator.receiver, *(value for _, value in generator.arguments)))
     machine.stack.append(node)
     machine.consumers.append(outside)
     machine.guard_depth = 0
@@ -175,6 +181,7 @@ def iterate(machine: Machine, generator: Generator, state: State, consumer: Cons
     finally:
         machine.stack.pop()
         machine.consumers.pop()
+        machine.frame = frame
         machine.loop_depth, machine.guard_depth = depths
     return machine.join([_forget(scope, each) for each in (*flow.normal, *(s for _, s in flow.returned))])
 

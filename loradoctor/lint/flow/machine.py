@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,8 @@ class Machine:
         self.config_classes: set[str] = set()
         self.steps = 0
         self.stack: list[ir.Node] = []
+        self.frame = ""
+        self.frames: dict[object, str] = {}
         self.consumers: list[Consumer | None] = []
         self.loop_depth = 0
         self.expecting = 0
@@ -76,6 +78,7 @@ class Machine:
         self.entered: set[int] = set()
         self.functions: list[tuple[Function, UserClass | None]] = []
         self.classes: list[UserClass] = []
+        self.made: set[int] = set()
         self.assigned = survey.count_assignments(program)
         self.interesting = survey.interesting_words(program, vocabulary)
 
@@ -139,9 +142,17 @@ class Machine:
         self.scopes[number] = Scope(None, path=path)
         return number
 
+    def frame_of(self, node: ir.Node, arguments: Iterable[object]) -> str:
+        """What sets apart the values made in calls of one function with different arguments; nothing for the first that is seen."""
+        called = (node.uid, *arguments)
+        if called not in self.frames:
+            count = self.frames[node.uid] = f"~{len(self.frames)}" if node.uid in self.frames else ""
+            self.frames[called] = count
+        return self.frames[called]
+
     def fresh(self, uid: int, state: State, hint: str = "value") -> Unknown:
         """An unknown that no other value equals: the ``k``-th made by this node on this path."""
-        key, count = f"{hint}@{uid}", 0
+        key, count = f"{hint}@{uid}{self.frame}", 0
         taken = [oid for oid in state.heap if isinstance(oid, str) and oid.startswith(key)]
         while any(survey.is_part(oid, f"{key}#{count}" if count else key) for oid in taken):
             count += 1

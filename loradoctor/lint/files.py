@@ -33,7 +33,7 @@ RELEVANT_WORDS = (
     "LoraConfig",
     "LoRAConfig",
     "lora_alpha",
-    "load_lora_weights",
+    "load_(?:lora_weights|attn_procs)",
     "merge_and_unload",
     "kbit_training",
     "(?:load|add|set|disable|enable|delete)_adapter",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loradoctor.lint.flow.facts import Pipeline
-from loradoctor.lint.flow.values import Derived, Value
+from loradoctor.lint.flow.values import Derived, Unknown, Value
 from loradoctor.lint.libraries.effects import Context, Spec
 
 
@@ -17,6 +17,16 @@ def _itself(context: Context) -> Value | None:
 
 def _load(context: Context) -> Value | None:
     context.change(context.receiver, injected=context.node, waiting=context.node)
+    return None
+
+
+def _plug(context: Context) -> Value | None:
+    """Layers go into a part of a pipeline, ``pipe.unet``."""
+    part = context.receiver
+    if isinstance(part, Unknown):
+        owner = next((o for o, f in context.state.heap.items() if isinstance(f, Pipeline) and part.key.startswith(f"{o}.")), None)
+        if owner is not None:
+            context.state.change(owner, injected=context.node, waiting=None)
     return None
 
 
@@ -71,8 +81,9 @@ METHODS: dict[tuple[str, ...], dict[str, Spec]] = {
         "set_adapters delete_adapters enable_lora disable_lora": Spec((), _activate),
         "__call__": Spec((), _use, recorded=False),
         "save_pretrained": Spec(("save_directory",)),
+        "push_to_hub": Spec(("repo_id",)),
         "save_lora_weights": Spec(("save_directory",)),
     },
-    ("Unknown",): {"load_lora_weights": Spec(_PATH), "load_attn_procs": _ATTENTION},
+    ("Unknown",): {"load_lora_weights": Spec(_PATH), "load_attn_procs": Spec(_ATTENTION.params, _plug)},
     ("Model",): {"load_attn_procs": _ATTENTION, "unload_lora": Spec((), _unplug)},
 }

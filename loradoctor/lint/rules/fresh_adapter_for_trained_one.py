@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint.flow.facts import Config
+from loradoctor.lint.flow.values import Known
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
 
@@ -40,6 +41,11 @@ def fresh_adapter_for_trained_one(module: Module) -> Iterator[Finding]:
         facts = arrival.facts(arrival.arg("peft_config"), Config)
         return facts if facts and facts.loaded_from is not None else None
 
+    def trained_out_of_sight(config: Config) -> bool:
+        """Whether a loop trains, and the configuration may come from a directory that holds nothing else."""
+        words = (unit.program.words for unit in module.others)
+        return not isinstance(config.loaded_from, Known) and any("backward" in w for w in (module.program.words, *words))
+
     def never_filled(arrival: Arrival) -> bool:
         oid = getattr(arrival.visit.result, "oid", None)
         return not any(module.happened(kind, oid) for kind in ("filled", "touched", "trained", "optimized"))
@@ -49,8 +55,10 @@ def fresh_adapter_for_trained_one(module: Module) -> Iterator[Finding]:
         if not found or not all(never_filled(a) for a in site.arrivals if from_file(a)):
             continue
         facts = from_file(found)
+        if facts is None or trained_out_of_sight(facts):
+            continue
         yield site.finding(
             "a trained adapter's configuration makes a fresh adapter; its weights are never loaded",
-            related=module.related(facts.made if facts else None, "the configuration is read here"),
+            related=module.related(facts.made, "the configuration is read here"),
             help="the model answers like the base model; use `PeftModel.from_pretrained(model, path)`, which reads configuration and weights",
         )

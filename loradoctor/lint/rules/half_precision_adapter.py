@@ -86,6 +86,21 @@ def _is_small(settings: Arrival) -> bool:
     return rate is None or (isinstance(value, float) and value <= _SMALL)
 
 
+def _loaded_in(arrival: Arrival, model: Value | None) -> str:
+    """The dtype that the base model was loaded in; none for a quantized one, whose other weights are cast up when it is prepared."""
+    base = arrival.base(model)
+    loaded = arrival.maker(of(base[0])) if base and base[1].quantized is None else None
+    if loaded is not None and loaded.arg("quantization_config") not in (None, NONE):
+        return ""
+    return _name(loaded.arg("dtype") or loaded.arg("torch_dtype")) if loaded else ""
+
+
+def _copies_modules(config: Config) -> bool:
+    """Whether whole modules are trained, in the type that the base has them in."""
+    saved = config.get("modules_to_save") if config.complete else None
+    return isinstance(saved, Items) and bool(saved.items)
+
+
 def _halved(module: Module, arrival: Arrival, model: Value | None, facts: Peft) -> tuple[ir.Node | None, str]:
     """Where the trainable weights became fp16 or bf16, and which."""
     wrapper = arrival.oid(model)
@@ -97,16 +112,13 @@ def _halved(module: Module, arrival: Arrival, model: Value | None, facts: Peft) 
                 last = a.visit.step, site.node, dtype
     if last is not None:
         return last[1], last[2]
-    base = arrival.base(model)
-    loaded = arrival.maker(of(base[0])) if base else None
-    dtype = _name(loaded.arg("dtype") or loaded.arg("torch_dtype")) if loaded else ""
+    dtype = _loaded_in(arrival, model)
     wrapped = module.sites.get(facts.made.uid) if facts.made else None
-    if dtype and wrapped is not None and wrapped.name == "peft.get_peft_model" and base is not None and base[1].quantized is None:
+    if dtype and wrapped is not None and (wrapped.name == "peft.get_peft_model" or facts.how == "SFTTrainer"):
         if wrapped.always(lambda a: literal(a.arg("autocast_adapter_dtype")) is False):
             return wrapped.node, dtype
         config = arrival.facts(facts.config, Config)
-        saved = config.get("modules_to_save") if config and config.complete else None
-        if config and dtype == "float16" and saved not in (None, NONE) and isinstance(saved, Items) and saved.items:
+        if config and dtype == "float16" and _copies_modules(config):
             return config.made or wrapped.node, dtype
     return None, ""
 

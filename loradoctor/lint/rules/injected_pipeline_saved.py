@@ -46,13 +46,13 @@ def injected_pipeline_saved(module: Module) -> Iterator[Finding]:
         model = arrival.facts(arrival.receiver, Model)
         return model.native if model is not None and model.cls.startswith("diffusers.") and not model.touched else None
 
-    for site in module.calls("save_pretrained"):
+    for site in module.calls("save_pretrained", "push_to_hub"):
         found = site.sometimes(layers)
         if found is None:
             continue
         whole = found.facts(found.receiver, Pipeline) is not None
         yield site.finding(
-            f"a {'pipeline' if whole else 'model'} is saved with LoRA layers inside",
+            f"a {'pipeline' if whole else 'model'} is {'saved' if site.name == 'save_pretrained' else 'pushed'} with LoRA layers inside",
             related=module.related(layers(found), "the layers go in here"),
             help="its weights are written under other names and start at random when they are loaded; "
             + (

@@ -21,7 +21,7 @@ def reference_is_policy(module: Module) -> Iterator[Finding]:
     The loss compares the policy with a reference that stands still. A reference that is the same object, or the base that the
     adapter was put into in place, moves with the policy: current TRL refuses the same object, and the base in other clothes
     goes through with a loss that means nothing. With a `peft_config` no reference is needed, for the adapter is switched off
-    to get it: a second copy only costs memory, and TRL before 0.25 refuses it.
+    to get it: a second copy only costs memory, and the DPO trainer before TRL 0.28 refuses it.
 
     ```python
     from datasets import load_dataset
@@ -62,12 +62,12 @@ def reference_is_policy(module: Module) -> Iterator[Finding]:
         copy = site.sometimes(_is_copy)
         if copy is None or _switched_on(copy, "force_use_ref_model"):
             continue
-        refused = module.before("trl", "0.25")
+        refused = site.name == "trl.DPOTrainer" and module.before("trl", "0.28")
         yield site.finding(
             "a reference model is passed along with a `peft_config`",
             severity=Severity.ERROR if refused else Severity.WARNING,
             related=module.related(_made(copy, copy.arg("ref_model")), "the same weights are loaded a second time here"),
-            help="TRL before 0.25 refuses both together; leave `ref_model` out"
+            help="TRL before 0.28 refuses both together; leave `ref_model` out"
             if refused
             else "switching the adapter off gives the same reference without a second model in memory; leave `ref_model` out",
             fix=_fix(module, site),
@@ -103,7 +103,7 @@ def _is_copy(arrival: Arrival) -> bool:
     if config in (None, NONE) or arrival.oid(config) is None or model is None or reference is None:
         return False
     clean = not (reference.merged or reference.touched or reference.carries_adapter or model.merged or model.touched)
-    return clean and isinstance(model.source, Known) and model.source == reference.source
+    return clean and model.source is not None and model.source == reference.source
 
 
 def _made(arrival: Arrival, value: Value | None) -> ir.Node | None:

@@ -193,7 +193,10 @@ def arguments(call: str) -> Names:
     advice = _BY_CALL.get(call, {}) | (_PROCESSING if call.startswith("trl.") and call.endswith("Trainer") else {})
     library = call.partition(".")[0]
     changes = {base: change for name in found.bases for base, change in arguments(name).items() if base not in found.parameters}
+    inherited = {name for base in found.bases if (theirs := signature(base)) is not None for name in theirs.parameters}
     for name, life in found.parameters.items():
+        if name in inherited:  # a default of its own, for a while
+            continue
         told = advice.get(name, Change(library)).lived(life)
         if (life.since or life.deprecated or life.until) and (not found.open or told.ignored):
             changes[name] = told

@@ -97,7 +97,6 @@ def _hidden(module: Module) -> Iterator[Finding]:
         edit = module.add_argument(settings.visit.node, 'label_names=["labels"]')
         yield site.finding(
             "the best model is to be kept, and without a task type no `eval_loss` is reported",
-            severity=Severity.ERROR if module.before("transformers", "4.50") else Severity.INFO,
             related=module.related(config.made, "no `task_type` is set here"),
             help='pass `label_names=["labels"]` to the training arguments, or set the `task_type`',
             fix=Fix('pass `label_names=["labels"]`', (edit,)),

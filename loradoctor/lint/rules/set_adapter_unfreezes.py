@@ -18,7 +18,7 @@ def set_adapter_unfreezes(module: Module) -> Iterator[Finding]:
 
     It switches the active adapter's gradients on, whatever they were: `is_trainable=False` and a loop that clears
     `requires_grad` are undone. A frozen teacher then keeps all activations for a backward pass, and an optimizer over all
-    trainable parameters changes it. PEFT 0.18 and later take `inference_mode=True`.
+    trainable parameters changes it. PEFT 0.19 and later take `inference_mode=True`.
 
     ```python
     from peft import PeftModel
@@ -41,7 +41,7 @@ def set_adapter_unfreezes(module: Module) -> Iterator[Finding]:
     ```
     Freezing after the last `set_adapter` does the same in every release.
     """
-    old = module.before("peft", "0.18")
+    old = module.before("peft", "0.19")
 
     def undone(arrival: Arrival) -> ir.Node | None:
         wrapper = _wrapper(arrival)

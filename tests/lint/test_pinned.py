@@ -1,0 +1,43 @@
+"""Rules that depend on a library's version, on each side of it: every file says in its first lines what it is written for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import loradoctor.lint.rules as rules
+from loradoctor import registry
+from tests.lint.fixture_files import FIXTURES, expected, lint_bytes, reported
+
+PINNED = sorted((FIXTURES / "pinned").glob("*.py"))
+SEVERITIES = {rule.code: rule.severity.value for rule in registry.all_rules()}
+CODES = {rule.name.replace("-", "_"): rule.code for rule in registry.all_rules()}
+
+
+def _rule(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", PINNED, ids=lambda p: p.stem)
+def test_a_rule_follows_the_version_a_file_is_written_for(path: Path) -> None:
+    marked = expected(path, SEVERITIES)
+    found = tuple(d for d in lint_bytes(path) if d.severity.value != "info" or d.code == CODES[_rule(path)])
+    assert reported(found) == marked, "\n".join(f"{d.location.span}: {d.code} {d.severity.value} {d.message}" for d in found)
+
+
+@pytest.mark.parametrize("path", PINNED, ids=lambda p: p.stem)
+def test_a_pinned_file_is_named_after_its_pin(path: Path) -> None:
+    rule, pin = path.stem.split(".", 1)
+    library, _, version = pin.partition("-")
+    assert rule in CODES
+    assert f'# dependencies = ["{library}=={version}"]' in path.read_text()
+
+
+def test_every_rule_that_asks_for_a_version_is_held_to_both_sides() -> None:
+    asking = {
+        p.stem for p in Path(next(iter(rules.__path__))).glob("*.py") if re.search(r"\.before\(\"", p.read_text(encoding="utf-8"))
+    }
+    missing = sorted(name for name in asking if len([p for p in PINNED if _rule(p) == name]) < 2)
+    assert not missing, "write fixtures/lint/pinned/<rule>.<library>-<version>.py for the last version before, and the first after"

@@ -1,8 +1,8 @@
 """What a notebook's execution counts and stored outputs tell of the runs before it was saved.
 
 Counts with gaps are the rule: each run of a cell takes the next number, and only a cell's last one is kept. Counts that fall
-from one cell to a later one are evidence of another order, as long as no number occurs twice, which it does when the kernel
-was restarted in between.
+from one cell to a later one are evidence of another order, as long as no number in question occurs twice, as they do when the
+kernel was restarted in between.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Model, Peft, Trainer
+from loradoctor.lint.flow.values import Value
 from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.lint.source import Cell
 
@@ -47,14 +48,14 @@ def repeats(module: Module, site: Site) -> bool:
 
 def run_again(module: Module, site: Site) -> Cell | None:
     """A cell after that of ``site`` which ran on its wrapped model before ``site`` ran again, with no fresh base in between."""
-    cell = cell_of(module, site.node)
-    counts = [c.execution_count for c in module.source.cells if c.execution_count is not None]
-    if cell is None or cell.execution_count is None or len(counts) != len(set(counts)):
+    cell, loaded = cell_of(module, site.node), _loaded(module, site)
+    if cell is None or cell.execution_count is None or loaded is None:
         return None
-    loaded = _loaded(module, site)
-    later = [c for c in _users(module, site) if c.index > cell.index and c.execution_count is not None]
-    between = [c for c in later if loaded is not None and loaded < (c.execution_count or 0) < cell.execution_count]
-    return between[0] if len(between) > 1 else None
+    since = [c for c in module.source.cells if c.execution_count is not None and loaded < c.execution_count < cell.execution_count]
+    if len(since) != len({c.execution_count for c in since}):
+        return None
+    used = [c for c in _users(module, site) if c.index > cell.index and c in since]
+    return used[0] if len(used) > 1 else None
 
 
 def _loaded(module: Module, site: Site) -> int | None:
@@ -79,7 +80,7 @@ def _users(module: Module, site: Site) -> list[Cell]:
     return [cells[index] for index in sorted(cells)]
 
 
-def _touches(arrival: Arrival, wrapped: set[object]) -> bool:
+def _touches(arrival: Arrival, wrapped: set[Value]) -> bool:
     trainer = arrival.facts(arrival.receiver, Trainer)
     values = (trainer.model if trainer else arrival.receiver, *arrival.visit.binding.values.values())
     return any(value in wrapped for value in values if value is not None and arrival.facts(value, Peft) is not None)

@@ -30,6 +30,7 @@ _LEXEME = re.compile(r"'''|\"\"\"|'|\"|#|[()\[\]{}]|\\")
 
 
 _SECOND_TIME = "modify a model with PEFT for a second time"
+_NESTED = re.compile(r"\(base_model\): \w+\(\s*\((?:base_)?model\): PeftModel")
 
 
 class NotebookError(ValueError):
@@ -46,7 +47,7 @@ class NotebookError(ValueError):
 class CodeCell:
     """A code cell: its place among all cells, its source, its number in the last run or None, and how that run ended.
 
-    ``failed`` in an exception, ``rewrapped`` with PEFT's warning that the model had an adapter before.
+    ``failed`` in an exception, ``rewrapped`` with output that shows a model which PEFT has wrapped twice.
     """
 
     index: int
@@ -99,11 +100,14 @@ def _failed(outputs: object) -> bool:
 
 
 def _rewrapped(outputs: object) -> bool:
-    """Whether the stored output of a cell holds PEFT's words for a second `get_peft_model`."""
+    """Whether the stored output of a cell shows a second `get_peft_model`: PEFT's words for it, or a PEFT model in another."""
     for output in outputs if isinstance(outputs, list) else []:
-        text = output.get("text") if isinstance(output, dict) and output.get("output_type") == "stream" else None
-        if _SECOND_TIME in ("".join(line for line in text if isinstance(line, str)) if isinstance(text, list) else str(text)):
-            return True
+        if isinstance(output, dict):
+            data = output.get("data")
+            text = output.get("text") if output.get("output_type") == "stream" else data.get("text/plain") if isinstance(data, dict) else ""
+            printed = "".join(line for line in text if isinstance(line, str)) if isinstance(text, list) else str(text)
+            if _SECOND_TIME in printed or _NESTED.search(printed):
+                return True
     return False
 
 

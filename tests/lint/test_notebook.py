@@ -145,6 +145,28 @@ def test_a_notebook_of_format_three_is_read_and_rewritten() -> None:
     assert notebook.replace_sources(data, {0: "x = 2"}) == data.replace(b"x = 1", b"x = 2")
 
 
+STREAM = {"output_type": "stream", "name": "stderr", "text": ["You are trying to modify a model with PEFT for a second ", "time."]}
+NESTED = {"output_type": "execute_result", "data": {"text/plain": "PeftModel(\n  (base_model): LoraModel(\n    (model): PeftModel("}}
+PLAIN = {"output_type": "execute_result", "data": {"text/plain": ["PeftModel(\n", "  (base_model): LoraModel(\n", "    (model): OPT("]}}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        ([STREAM], True),
+        ([NESTED], True),
+        ([PLAIN], False),
+        ([{"data": 1}, 2, {"output_type": "stream"}], False),
+        (None, False),
+        ("x", False),
+    ],
+)
+def test_stored_output_shows_a_model_wrapped_twice(outputs: object, expected: bool) -> None:
+    cell = {"cell_type": "code", "execution_count": 1, "outputs": outputs, "source": "x"}
+    (found,) = notebook.code_cells(json.dumps({"cells": [cell]}).encode())
+    assert found.rewrapped is expected
+
+
 def test_a_broken_cell_is_blanked_out_and_the_others_stay_where_they_are() -> None:
     made = source("x = 1", "y = 2\nz = (", "w = 3")
     left, broken = made.without_broken_cells()

@@ -86,7 +86,7 @@ def _ran_twice(module: Module, site: Site) -> Iterator[Finding]:
     help_ = "load the base in the same cell, so that running it again starts from a fresh one"
     if cell.rewrapped:
         yield site.finding(
-            "`get_peft_model` has wrapped a model a second time: PEFT's warning is in the stored output of this cell",
+            "`get_peft_model` has wrapped a model a second time: the stored output of this cell shows it",
             severity=Severity.WARNING,
             help=f"the adapters are nested: what is saved cannot be loaded again; {help_}",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 
 from loradoctor.diagnostic import Finding, Fix, Severity
 from loradoctor.lint import ir
@@ -12,6 +13,18 @@ from loradoctor.rule import rule
 
 _KINDS = ("nf4", "fp4")
 _SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "f16": "float16", "f32": "float32"}
+_KNOWN = (
+    "load_in_8bit",
+    "load_in_4bit",
+    "llm_int8_threshold",
+    "llm_int8_skip_modules",
+    "llm_int8_enable_fp32_cpu_offload",
+    "llm_int8_has_fp16_weight",
+    "bnb_4bit_compute_dtype",
+    "bnb_4bit_quant_type",
+    "bnb_4bit_use_double_quant",
+    "bnb_4bit_quant_storage",
+)
 _MISSPELLED = {
     "bnb_4bit_compute_type": "bnb_4bit_compute_dtype",
     "bnb_4bit_dtype": "bnb_4bit_compute_dtype",
@@ -96,7 +109,7 @@ def _replaced(module: Module, arg: ir.Arg, text: str) -> Fix | None:
 def _dropped(module: Module, site: Site) -> Iterator[Finding]:
     taken = {arg.name for arg in site.node.args}
     for arg in site.node.args:
-        meant = _MISSPELLED.get(arg.name or "")
+        meant = _meant(arg.name or "")
         if meant is None:
             continue
         edits = (module.replace(arg, f"{meant}={module.text(arg.value)}"),)
@@ -107,3 +120,10 @@ def _dropped(module: Module, site: Site) -> Iterator[Finding]:
             help=f"the default stays; the setting is called `{meant}`",
             fix=Fix(f"write `{meant}`", edits, safe=False) if meant not in taken else None,
         )
+
+
+def _meant(name: str) -> str | None:
+    """The setting that an unknown name stands for; none where the name is known, or like no setting."""
+    if name in _KNOWN:
+        return None
+    return _MISSPELLED.get(name) or next(iter(get_close_matches(name, _KNOWN, n=1, cutoff=0.85)), None)

@@ -262,7 +262,7 @@ class _Lowering:
             return ir.Param(param.arg, self.expr(default) if default else None, star, keyword_only)
 
         plain = [*node.posonlyargs, *node.args]
-        defaults = [None] * (len(plain) - len(node.defaults)) + node.defaults  # type: ignore[operator]
+        defaults = [None] * (len(plain) - len(node.defaults)) + node.defaults
         lowered = [one(p, d) for p, d in zip(plain, defaults, strict=True)]
         if node.vararg:
             lowered.append(one(node.vararg, None, "*"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Model, Peft, Trainer
-from loradoctor.lint.flow.values import Oid
+from loradoctor.lint.flow.values import Known, Oid
 from loradoctor.lint.module import Arrival, Module, literal
 from loradoctor.lint.rules.tokens_without_resize import new_tokens
 from loradoctor.rule import rule
@@ -58,7 +58,7 @@ def load_without_resize(module: Module) -> Iterator[Finding]:
             return None
         kept = arrival.kept(arrival.arg("model_id"))
         save = module.site(kept.adapter) if kept is not None and not kept.assumed else None
-        if save is None or save.argument("save_embedding_layers") is not None:
+        if save is None or not save.always(_with_embeddings):
             return None
         grown = resized if save.module is module else _grown(save.module)
         for a in save.arrivals:
@@ -94,3 +94,8 @@ def _grown(module: Module) -> dict[Oid, ir.Node]:
         site.node for site in module.calls("resize_token_embeddings") if site.always(lambda a: isinstance(literal(a.arg("new_num_tokens")), int))
     }
     return {oid: node for oid, node in _resized(module).items() if added or node in fixed}
+
+
+def _with_embeddings(saving: Arrival) -> bool:
+    """Whether a save writes the embeddings of a resized model: PEFT does so unless it is told not to."""
+    return saving.arg("save_embedding_layers") in (None, Known("auto"), Known(True))  # noqa: FBT003

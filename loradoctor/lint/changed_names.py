@@ -16,10 +16,12 @@ from loradoctor.lint.libraries.deprecations import Change
 from loradoctor.lint.module import Module, Site, literal
 from loradoctor.lint.record import replace
 from loradoctor.lint.suppress import STRING_OR_COMMENT
-from loradoctor.lint.syntax import Imported, before, dotted, imports, name_span, own_calls, version_dependent, walk
+from loradoctor.lint.syntax import Imported, before, dotted, imports, name_span, nodes, own_calls, version_dependent
 
 _METHODS = ("push_to_hub", "save_pretrained", "load_adapter", "add_adapter", "set_adapter")
-_LOADS_A_MODEL = re.compile(r"transformers\.\w*(Model|For[A-Z]\w+|LMHeadModel|WithLMHead)\.from_pretrained|peft\.AutoPeftModel\w*\.from_pretrained")
+_LOADS_A_MODEL = re.compile(
+    r"transformers\.\w*(Model|For[A-Z]\w+|LMHeadModel|WithLMHead)\.from_pretrained|peft\.AutoPeftModel\w*\.from_pretrained"
+)
 """Loaders that pass the keywords they do not know on to a constructor; those of tokenizers and configurations keep or drop them."""
 KBIT = ("load_in_4bit", "load_in_8bit")
 KBIT_CHANGE = Change("transformers", "5.0", "4.39", instead="pass `quantization_config=BitsAndBytesConfig(...)`")
@@ -44,13 +46,19 @@ class Use:
 
 
 def fate(module: Module, change: Change) -> str:
-    """``"removed"``, ``"unborn"`` or ``"deprecated"`` in the version this file is written for, else nothing."""
+    """``"removed"``, ``"unborn"`` or ``"deprecated"`` in the version this file is written for, else nothing.
+
+    ``"kept"`` is what only the old version has that the file installs itself.
+    """
     if change.removed is not None and not module.before(change.library, change.removed):
         return "removed"
     if change.since is not None and module.before(change.library, change.since):
         return "unborn"
     due = change.deprecated is not None and not module.before(change.library, change.deprecated)
-    return "deprecated" if due and not (change.recent and change.library not in module.versions) else ""
+    if due:
+        return "deprecated" if not change.recent or change.library in module.versions else ""
+    kept = change.removed not in (None, "0.0.1") and change.library in module.own_installs.requirements
+    return "kept" if kept else ""
 
 
 def uses(module: Module, *wanted: str) -> Iterator[Use]:
@@ -313,7 +321,12 @@ class _Finder:
 
     @cached_property
     def nodes(self) -> list[ir.Node]:
-        return list(walk(self.module.program.body))
+        return nodes(self.module)
+
+    @cached_property
+    def attributes(self) -> list[tuple[ir.Attr, str]]:
+        """Every chain of attributes on a name, written out."""
+        return [(n, path) for n in self.nodes if isinstance(n, ir.Attr) and (path := dotted(n))]
 
     @cached_property
     def rebound(self) -> frozenset[str]:
@@ -333,11 +346,8 @@ class _Finder:
         prefix = f"{statement.bound}."
         if statement.bound in self.rebound or statement.dotted not in deprecations.WATCHED:
             return
-        for node in self.nodes:
-            if not isinstance(node, ir.Attr) or node.uid in self.excused:
-                continue
-            path = dotted(node)
-            if not path.startswith(prefix):
+        for node, path in self.attributes:
+            if not path.startswith(prefix) or node.uid in self.excused:
                 continue
             full = f"{statement.dotted}.{path.removeprefix(prefix)}"
             change = deprecations.symbol(full)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from loradoctor.diagnostic import Edit, Finding, Fix, Location, Related, Severity
-from loradoctor.lint import artifacts, edits, ir, lower
+from loradoctor.lint import artifacts, edits, installs, ir, lower
 from loradoctor.lint.artifacts import Artifact
 from loradoctor.lint.flow import paths
 from loradoctor.lint.flow.facts import Directory, Facts, Model, Peft
@@ -246,7 +246,12 @@ class Module:
     @cached_property
     def versions(self) -> dict[str, Version]:
         """The library versions this file is written for; one that is not named is taken at its newest."""
-        return for_file(self.source.path, self.targets)
+        return for_file(self.source.path, self.targets, self.own_installs)
+
+    @cached_property
+    def own_installs(self) -> installs.Installs:
+        """What this file installs itself."""
+        return installs.of_source(self.source)
 
     def before(self, library: str, version: str) -> bool:
         """Whether this file is written for a version of ``library`` older than ``version``."""

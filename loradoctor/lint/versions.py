@@ -112,9 +112,9 @@ def _requirements(place: Path) -> Iterator[tuple[str, str]]:
     for lock, pattern in _LOCKS.items():
         for name, version in pattern.findall(_text(place / lock)):
             yield name, f"=={version}"
-    for file, read in _MANIFESTS.items():
-        if (place / file).is_file():
-            yield from _split(read(_text(place / file)))
+    for manifest, read in _MANIFESTS.items():
+        if (place / manifest).is_file():
+            yield from _split(read(_text(place / manifest)))
     for file in _listed(place, "requirements*.txt", "requirements*.in", "requirements/*.txt", "environment*.y*ml", "conda*.y*ml"):
         yield from _split(line.strip().removeprefix("- ") for line in _text(file).splitlines())
 

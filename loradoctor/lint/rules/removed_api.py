@@ -17,7 +17,7 @@ def removed_api(module: Module) -> Iterator[Finding]:
     """A name is used that the library no longer has, or does not have yet.
 
     The program ends with a `TypeError`, an `ImportError` or an `AttributeError` at this line, on a machine that may have been
-    waited for. What counts is the version the project pins; where it pins none, the newest. When a name came and went is
+    waited for. What counts is the version the file installs or the project pins; where there is none, the newest. When a name came and went is
     read out of the released packages. A plain rename is fixed, and so is `load_in_4bit=True`, which `from_pretrained` takes
     only inside a `BitsAndBytesConfig` since transformers 5.
 
@@ -46,14 +46,26 @@ def removed_api(module: Module) -> Iterator[Finding]:
             related=tuple(Related("it is imported here", module.location(use.related)) for _ in [0] if use.related is not None),
             fix=use.fix,
         )
+    for use in uses(module, "kept"):
+        change = use.change
+        yield Finding(
+            use.what.format(fate="has no" if _is_part(use) else "no longer has"),
+            use.place,
+            f"{change.library} {_pin(module, change)}, which this file installs, still has it; {_since(module, use)}",
+            Severity.INFO,
+        )
 
 
 def _lacks(module: Module, use: Use) -> str:
     """`has no argument x`, `no longer has X`, in which version."""
-    part = any(word in use.what for word in ("argument", "method", "value"))
+    part = _is_part(use)
     if fate(module, use.change) == "unborn":
         return f"{_pin(module, use.change)} has no" if not part else f"of {use.change.library} {_pin(module, use.change)} has no"
     return "has no" if part else "no longer has"
+
+
+def _is_part(use: Use) -> bool:
+    return any(word in use.what for word in ("argument", "method", "value"))
 
 
 def _since(module: Module, use: Use) -> str:

@@ -24,13 +24,15 @@ def comprehension(machine: Machine, node: ir.Comprehension, state: State, scope:
     """Run a comprehension; its targets live in a scope of their own."""
     inner = machine.new_scope(scope)
     exact = len(node.clauses) == 1 and not node.clauses[0][2]
+    names = [_GATHERED, *(part.id for target, _, _ in node.clauses for part in ir.parts(target) if isinstance(part, ir.Name))]
     outcomes: Outcomes = []
     for source, after in evaluate.evaluate(machine, node.clauses[0][1], state, scope):
         after.vars[inner, _GATHERED] = Items("list", ())
         known = exact and isinstance(source, Items) and len(source.items) <= SPELLED_OUT
         for end in _over(machine, node, source, node.clauses, after, inner):
             gathered = end.vars[inner, _GATHERED]
-            end.vars = {k: v for k, v in end.vars.items() if k[0] != inner}
+            for name in names:
+                end.vars.pop((inner, name), None)
             outcomes.append((_result(machine, node, gathered, end, known=known), end))
     return outcomes
 
@@ -63,7 +65,10 @@ def _over(machine: Machine, node: ir.Comprehension, source: Value, clauses: Clau
 def _turns(machine: Machine, node: ir.Comprehension, source: Value) -> int:
     if isinstance(source, Items) and len(source.items) <= SPELLED_OUT:
         return len(source.items)
-    return loops.turns(machine, source) if survey.calls_interesting(node, machine.interesting) else 1
+    calling = machine.calling.get(node.uid)
+    if calling is None:
+        calling = machine.calling[node.uid] = survey.calls_interesting(node, machine.interesting)
+    return loops.turns(machine, source) if calling else 1
 
 
 def _gather(values: tuple[Value, ...], state: State, scope: int) -> State:

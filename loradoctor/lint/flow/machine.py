@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PATHS = 12
 """How many different worlds are followed side by side. Real training scripts stay below 8 after joining (labelled corpus)."""
 
+PATHS_IN_LOOPS = 4
+"""In a loop, whose branches multiply with its turns, worlds whose models are alike are told apart up to this many."""
+
 
 @dataclass(slots=True)
 class Scope:
@@ -66,11 +69,13 @@ class Machine:
         self.steps = 0
         self.stack: list[ir.Node] = []
         self.frame = ""
+        self.given_out: set[str] = set()
         self.frames: dict[object, str] = {}
         self.consumers: list[Consumer | None] = []
         self.loop_depth = 0
         self.expecting = 0
         self.inert: dict[int, bool] = {}
+        self.calling: dict[int, bool] = {}
         self.uncalled = False
         self.elements: list[str] = []
         self.element_names: list[set[str]] = []
@@ -153,7 +158,10 @@ class Machine:
     def fresh(self, uid: int, state: State, hint: str = "value") -> Unknown:
         """An unknown that no other value equals: the ``k``-th made by this node on this path."""
         key, count = f"{hint}@{uid}{self.frame}", 0
-        taken = [oid for oid in state.heap if isinstance(oid, str) and oid.startswith(key)]
+        if key not in self.given_out:  # the usual case, without a look at everything there is
+            self.given_out.add(key)
+            return Unknown(key)
+        taken = [oid for oid in state.heap if type(oid) is str and oid.startswith(key)]
         while any(survey.is_part(oid, f"{key}#{count}" if count else key) for oid in taken):
             count += 1
         name = f"{key}#{count}" if count else key
@@ -165,7 +173,7 @@ class Machine:
     def join(self, states: list[State]) -> list[State]:
         if len(states) < 2:
             return states
-        joined, cut = merge_equal(states, PATHS)
+        joined, cut = merge_equal(states, PATHS, PATHS_IN_LOOPS if self.loop_depth else PATHS)
         if cut:
             self.trace.complete = False
         return joined

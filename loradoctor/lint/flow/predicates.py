@@ -138,6 +138,8 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 def version_call(machine: Machine, name: str, passed: Passed) -> Value | None:
     """A call about versions: one that parses them, looks one up, or compares them."""
+    if not name.endswith(("ersion", "ersions", ".parse")):
+        return None
     values = tuple(value for _, value in passed)
     if len(values) == 1 and _PARSERS.fullmatch(name) and isinstance(values[0], (Known, Ref)):
         return values[0]

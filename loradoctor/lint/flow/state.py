@@ -43,10 +43,11 @@ class State:
 
     def oid(self, value: Value | None) -> Oid | None:
         """The identity of an object, if ``value`` is one that is known of."""
-        if isinstance(value, Obj):
-            return value.oid
-        if isinstance(value, Unknown) and value.key in self.heap:
-            return value.key
+        kind = type(value)  # asked millions of times: `isinstance` doubles the cost
+        if kind is Obj:
+            return value.oid  # type: ignore[union-attr, no-any-return]
+        if kind is Unknown and value.key in self.heap:  # type: ignore[union-attr]
+            return value.key  # type: ignore[union-attr, no-any-return]
         return None
 
     def facts(self, value: Value | None) -> Facts | None:
@@ -76,11 +77,11 @@ class State:
             self.heap[oid] = replace(facts, **fitting)
 
 
-def merge_equal(states: list[State], limit: int) -> tuple[list[State], bool]:
+def merge_equal(states: list[State], limit: int, enough: int | None = None) -> tuple[list[State], bool]:
     """The paths that differ, at most ``limit`` of them, and whether any had to be dropped.
 
     Paths that led to the same world become one that remembers only the conditions they share: a branch that changed nothing
-    leaves no trace. Where too many remain, those whose models, trainers, optimizers and configurations are alike are joined,
+    leaves no trace. Where more than ``enough`` remain, those whose models, trainers, optimizers and configurations are alike are joined,
     and what they disagree on is forgotten; where that is not enough, one path of each shape is kept.
     """
     kept: list[State] = []
@@ -90,7 +91,7 @@ def merge_equal(states: list[State], limit: int) -> tuple[list[State], bool]:
             kept.append(state)
         else:
             _share_conditions(twin, state)
-    if len(kept) <= limit:
+    if len(kept) <= (limit if enough is None else enough):
         return kept, False
     kept = _join_alike(kept)
     if len(kept) <= limit:
@@ -111,10 +112,11 @@ _TRACKED = (Model, Peft, Trainer, Optimizer, Config)
 
 def _tracked(state: State) -> tuple[dict[Oid, Facts], dict[tuple[int, str], Oid]]:
     heap: dict[Oid, Facts] = {oid: facts for oid, facts in state.heap.items() if isinstance(facts, _TRACKED)}
-    names = {}
+    names: dict[tuple[int, str], Oid] = {}
     for name, value in state.vars.items():
-        oid = state.oid(value)
-        if oid is not None and oid in heap:
+        kind = type(value)
+        oid = value.oid if kind is Obj else value.key if kind is Unknown else None  # type: ignore[attr-defined]
+        if oid in heap:
             names[name] = oid
     return heap, names
 
@@ -123,18 +125,20 @@ def _join_alike(states: Iterable[State]) -> list[State]:
     joined: list[tuple[State, object]] = []
     for state in states:
         signature = _tracked(state)
-        twin = next((s for s, known in joined if known == signature), None)
+        twin = next((s for s, tracked in joined if tracked == signature), None)
         if twin is None:
             joined.append((state, signature))
             continue
         for oid, facts in state.heap.items():
             twin.heap.setdefault(oid, facts)
         for name, value in state.vars.items():
-            if twin.vars.get(name) != value:
-                twin.vars[name] = _either(twin.vars.get(name), value, f"either:{name[0]}:{name[1]}")
+            held = twin.vars.get(name)
+            if held is not value and held != value:  # nearly all are the very same object
+                twin.vars[name] = _either(held, value, f"either:{name[0]}:{name[1]}")
         for attr, value in state.attrs.items():
-            if twin.attrs.get(attr) != value:
-                twin.attrs[attr] = _either(twin.attrs.get(attr), value, f"either:{attr[0]}.{attr[1]}")
+            known = twin.attrs.get(attr)
+            if known is not value and known != value:
+                twin.attrs[attr] = _either(known, value, f"either:{attr[0]}.{attr[1]}")
         _share_conditions(twin, state)
     return [state for state, _ in joined]
 

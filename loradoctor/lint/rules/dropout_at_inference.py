@@ -84,12 +84,14 @@ def _training(module: Module, arrival: Arrival) -> ir.Node | None:
         return None
     mine = {oid, facts.base} | {o for o, f in arrival.visit.heap.items() if isinstance(f, Peft) and f.base == facts.base}
     last: tuple[int, ir.Node | None] = (-1, None)
-    for site in module.calls("train", "eval", "evaluate", "predict"):
+    for site in module.calls("train", "eval", "evaluate", "predict", "load_adapter", "peft.PeftModel*"):
+        loads = site.name.endswith(("_adapter", ".from_pretrained"))  # which ends in `eval()`, unless to train on
         for a in site.arrivals:
             if a.visit.step >= arrival.visit.step or a.visit.step <= last[0]:
                 continue
             trainer = a.facts(a.receiver, Trainer)
-            if a.oid(trainer.model if trainer else a.receiver) not in mine:
+            model = a.arg("model") if site.name.endswith(".from_pretrained") else trainer.model if trainer else a.receiver
+            if a.oid(model) not in mine or (loads and a.arg("is_trainable") not in (None, Known(False))):  # noqa: FBT003
                 continue
             starts = site.name == "train" and not (trainer and _evaluates(a)) and not _is_off(a)
             last = (a.visit.step, site.node if starts else None)

@@ -39,6 +39,12 @@ class Architecture:
         """Whether a list item names a module of any kind in any release, as PEFT compares: the whole name, or its end after a dot."""
         return _ends(self.adaptable | self.possible, target) or target.rpartition(".")[2] in self.other
 
+    def may_copy(self, name: str) -> bool:
+        """Whether an item of `modules_to_save` names a module in any release: PEFT compares the ends of names, dot or not."""
+        wanted = _NUMBER.sub("#", name)
+        ends = any(full.endswith(wanted) for full in self.adaptable | self.possible)
+        return ends or any(last.endswith(name.rpartition(".")[2]) for last in self.other)
+
     def matches_expression(self, pattern: str) -> bool | None:
         """Whether an expression is the whole name of some module; None for one that is not safe to try, or not valid."""
         if pattern.count("*") + pattern.count("+") > 3 or _RUNAWAY.search(pattern):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Config, Peft
 from loradoctor.lint.flow.values import NONE, Items, Known, Oid
+from loradoctor.lint.libraries.vocabularies import vocabulary
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.lint.rules.tokens_without_resize import new_tokens
 from loradoctor.rule import rule
@@ -84,13 +84,14 @@ def _grown(module: Module) -> Iterator[tuple[Oid, tuple[int, ir.Node]]]:
             if base is None or base[1].carries_adapter:
                 continue
             source = base[1].source
-            if (isinstance(source, Known) and _lacks_format(str(source.value))) if formats else added:
+            if (isinstance(source, Known) and _lacks_format(source.value)) if formats else added:
                 yield base[0], (a.visit.step, site.node)
 
 
-def _lacks_format(name: str) -> bool:
+def _lacks_format(name: object) -> bool:
     """Whether a model is known not to have the tokens of the chat format; Qwen and SmolLM2 have them from the start."""
-    return re.search(r"(^|/|-|code)(llama-[23]|llama-\d+b|mistral-7b|gemma-|falcon-|gpt2|opt-|pythia-)", name, re.IGNORECASE) is not None
+    known = vocabulary(name)
+    return known is not None and known.plain
 
 
 def _leaves_out(config: Config) -> bool:

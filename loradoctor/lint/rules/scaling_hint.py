@@ -13,6 +13,8 @@ from loradoctor.lint.module import Arrival, Module, Site, literal
 from loradoctor.rule import rule
 
 _DEFAULT_ALPHA = 8
+_FILLS = frozenset({"set_peft_model_state_dict", "load_state_dict"})
+"""What gives the adapter its values afterwards, whatever it began with."""
 _SMALL, _LARGE = 0.5, 8.0
 """A scaling at which most of a usual learning rate is lost, and one at which training tends to diverge."""
 
@@ -61,7 +63,8 @@ def scaling_hint(module: Module) -> Iterator[Finding]:
 
 def _scaling(module: Module, site: Site, assigned: set[str]) -> Iterator[Finding]:
     """What is odd about rank, alpha and the first values."""
-    if "init_lora_weights" not in assigned and site.always(lambda a: literal(a.arg("init_lora_weights")) is False):
+    left_so = not _FILLS & module.program.words and "init_lora_weights" not in assigned
+    if left_so and site.always(lambda a: literal(a.arg("init_lora_weights")) is False):
         yield module.finding(
             written(module, site.node, "init_lora_weights"),
             "with `init_lora_weights=False` the adapter begins with noise",
@@ -110,7 +113,8 @@ def _patterns(module: Module, site: Site) -> Iterator[Finding]:
 
 def _unmatched(arrival: Arrival, field: str) -> list[str]:
     table, targets = arrival.arg(field), listed(arrival.arg("target_modules"))
-    if not isinstance(table, Table) or not targets or any(t is None or EXPRESSION.search(t) for t in targets):
+    parameters = arrival.arg("target_parameters")
+    if not isinstance(table, Table) or not targets or any(t is None or EXPRESSION.search(t) for t in targets) or parameters not in (None, NONE):
         return []
     ends = {t.rpartition(".")[2] for t in targets if t}
     keys = [k for k, _ in table.items if isinstance(k, str)]

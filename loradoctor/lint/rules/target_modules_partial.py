@@ -10,7 +10,7 @@ from loradoctor.diagnostic import Edit, Finding, Fix, Severity
 from loradoctor.lint import ir
 from loradoctor.lint.fitting import Fitting, fittings, listed, written
 from loradoctor.lint.libraries.architectures import EXPRESSION, Architecture, vocabulary
-from loradoctor.lint.module import Module, Site
+from loradoctor.lint.module import Module, Site, literal
 from loradoctor.rule import rule
 
 _LITERAL = re.compile(r"""(?P<quote>["'])(?P<text>\w+)(?P=quote)""")
@@ -60,6 +60,7 @@ def target_modules_partial(module: Module) -> Iterator[Finding]:
             told.add(item)
             yield finding
         yield from _in_the_model(module, site, arrivals.get(site.node.uid, []), told)
+        yield from _not_copied(module, site, arrivals.get(site.node.uid, []))
 
 
 def _in_the_list(module: Module, site: Site, arrivals: list[Fitting]) -> Iterator[tuple[Finding, str]]:
@@ -120,6 +121,24 @@ def _in_the_model(module: Module, site: Site, arrivals: list[Fitting], told: set
             yield _misspelt(module, site.node, written(module, site.node, "target_modules", name), name, meant)
     if foreign:
         yield _foreign(module, site, first, kind, foreign, present)
+
+
+def _not_copied(module: Module, site: Site, arrivals: list[Fitting]) -> Iterator[Finding]:
+    """`modules_to_save` of which the base model has none."""
+    copies = [n for f in arrivals for n in listed(f.config.get("modules_to_save")) or () if n]
+    absent = copies and all(
+        f.architecture is not None and not any(f.architecture.may_copy(n) or n in module.program.words for n in copies) for f in arrivals
+    )
+    if not absent or any(literal(f.config.get("task_type")) != "CAUSAL_LM" for f in arrivals):
+        return  # for the other tasks PEFT adds the heads itself, or another rule asks for the task
+    kind, base = arrivals[0].architecture, arrivals[0].base
+    meant = get_close_matches(copies[0].rpartition(".")[2], kind.last_names, n=1, cutoff=_CLOSE) if kind else []
+    yield module.finding(
+        written(module, site.node, "modules_to_save"),
+        f"{', '.join(f'`{n}`' for n in dict.fromkeys(copies))} in `modules_to_save` {'is' if len(set(copies)) == 1 else 'are'} no module of `{base}`",
+        related=module.related(arrivals[0].site.node, "the adapter goes in here") if arrivals[0].site.node is not site.node else (),
+        help="nothing is said, trained or saved" + (f"; did you mean `{meant[0]}`?" if meant else ""),
+    )
 
 
 def _foreign(module: Module, site: Site, first: Fitting, kind: Architecture, names: list[str], present: list[str]) -> Finding:

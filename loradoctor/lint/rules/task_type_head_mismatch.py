@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Fix, Severity
 from loradoctor.lint import ir
+from loradoctor.lint.fitting import base_of, listed
 from loradoctor.lint.flow.facts import Config, Model
 from loradoctor.lint.flow.values import NONE, Items, Known, Ref, Value
 from loradoctor.lint.module import Arrival, Module
@@ -47,7 +48,7 @@ def task_type_head_mismatch(module: Module) -> Iterator[Finding]:
         if config is None or base is None or not config.complete or config.cls.partition(".")[2].startswith(_PROMPT):
             return None
         task = next((t for suffix, t in _TASKS.items() if base[1].cls.endswith(suffix)), None)
-        if task is None or _saves_modules(config) or not _is_wrong(config.get("task_type"), task):
+        if task is None or _saves_modules(arrival, config) or not _is_wrong(config.get("task_type"), task):
             return None
         return config, base[1], task
 
@@ -89,9 +90,14 @@ def _is_wrong(value: Value | None, task: str) -> bool:
     return value in (None, NONE) or _name(value) not in ("", task)
 
 
-def _saves_modules(config: Config) -> bool:
+def _saves_modules(arrival: Arrival, config: Config) -> bool:
+    """Whether `modules_to_save` may name the head: not if the model is known and none of the names is in it."""
     modules = config.get("modules_to_save")
-    return modules is not None and modules not in (NONE, Items("list", ()))
+    if modules is None or modules in (NONE, Items("list", ())):
+        return False
+    kind, _ = base_of(arrival, arrival.arg("model"))
+    names = listed(modules)
+    return kind is None or names is None or any(n is None or kind.may_copy(n) or n in arrival.module.program.words for n in names)
 
 
 def _fix(module: Module, call: ir.Call, task: str) -> Fix | None:

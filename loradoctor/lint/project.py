@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,6 +15,9 @@ from loradoctor.lint.source import Source, SourceError
 MODULES = 12
 """How many other files one file's analysis follows; deeper chains of helpers carry no model (labelled corpus: 5 at most)."""
 _SIZE = 150_000
+_SMALL = 16_000
+_SETTINGS = re.compile(r"conf|cfg|sett|const|arg|param|option|path|global|env", re.IGNORECASE).search
+"""Modules of such names hold the paths and ids that scripts share; they are followed from the script itself, and only small ones."""
 _TOP = (".git", ".hg")
 
 
@@ -45,18 +49,19 @@ class Project:
         """
         if not importer or importer == "-" or is_harmless(dotted):
             return None
+        own = importer == self.path
         for candidate, rest in self._candidates(dotted, Path(importer)):
-            unit = self._unit(str(candidate))
+            unit = self._unit(str(candidate), settings=own and _SETTINGS(candidate.stem) is not None)
             if unit is not None:
                 return unit, rest
         return None
 
-    def _unit(self, path: str) -> Unit | None:
+    def _unit(self, path: str, *, settings: bool) -> Unit | None:
         if path in self.units:
             return self.units[path]
         if len(self.units) >= MODULES or path == self.path:
             return None
-        unit = _read(path)
+        unit = _read(path, settings)
         if unit is not None:
             self.units[path] = unit
         return unit
@@ -100,11 +105,11 @@ def _is_file(path: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _read(path: str) -> Unit | None:
-    """A file that is worth following: it can be read and parsed, and a rule could have something to say about it."""
+def _read(path: str, settings: bool) -> Unit | None:
+    """A file that is worth following: it can be read and parsed, and builds models or, with ``settings``, names paths."""
     try:
         data = files.read(path)
-        if len(data) > _SIZE or not files.wraps_models(data):
+        if len(data) > _SIZE or not (files.wraps_models(data) or (settings and len(data) <= _SMALL)):
             return None
         source = Source.from_bytes(path, data)
         tree = lower.parse(source.text)

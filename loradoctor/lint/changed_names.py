@@ -24,7 +24,7 @@ _LOADS_A_MODEL = re.compile(
 )
 """Loaders that pass the keywords they do not know on to a constructor; those of tokenizers and configurations keep or drop them."""
 KBIT = ("load_in_4bit", "load_in_8bit")
-KBIT_CHANGE = Change("transformers", "5.0", "4.39", instead="pass `quantization_config=BitsAndBytesConfig(...)`")
+KBIT_CHANGE = Change("transformers", "5.0", "4.38", instead="pass `quantization_config=BitsAndBytesConfig(...)`")
 
 
 @dataclass(frozen=True, slots=True)

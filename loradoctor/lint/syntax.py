@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
@@ -27,6 +28,12 @@ def walk(*nodes: object) -> Iterator[ir.Node]:
         if isinstance(node, ir.Node):
             yield node
         pending += [getattr(node, name) for name in reversed(fields) if name not in ("uid", "ref", "words")]
+
+
+@lru_cache(maxsize=1)  # several questions of one rule walk the same text
+def nodes(module: Module) -> list[ir.Node]:
+    """Every node of a module, in the order of the text."""
+    return list(walk(module.program.body))
 
 
 def own_calls(module: Module, *names: str) -> Iterator[Site]:
@@ -56,9 +63,9 @@ class Imported:
 
 def imports(module: Module) -> list[Imported]:
     """Everything this file imports, in the order of the text."""
-    ways_out = {n.uid for t in walk(module.program.body) if isinstance(t, ir.Try) and t.handlers for n in walk(t.body, t.handlers)}
+    ways_out = {n.uid for t in nodes(module) if isinstance(t, ir.Try) and t.handlers for n in walk(t.body, t.handlers)}
     top = {statement.uid for statement in module.program.body}
-    found = (n for n in walk(module.program.body) if isinstance(n, ir.Import))
+    found = (n for n in nodes(module) if isinstance(n, ir.Import))
     return [Imported(n, bound, name, n.uid in ways_out, n.uid in top) for n in found for bound, name in n.bindings]
 
 
@@ -90,7 +97,7 @@ def version_dependent(module: Module) -> frozenset[int]:
         if isinstance(statement.value, (ir.Compare, ir.Call)) and tells_versions_apart(asked):
             flags |= {target.id for target in statement.targets if isinstance(target, ir.Name)}
     found: set[int] = set()
-    for node in walk(module.program.body):
+    for node in nodes(module):
         if isinstance(node, (ir.If, ir.Choice)) and tells_versions_apart(node.test):
             found |= {n.uid for n in walk(node.body, node.orelse)}
         elif isinstance(node, ir.Try) and any(_ATTEMPTED.intersection(handler.catches) for handler in node.handlers):

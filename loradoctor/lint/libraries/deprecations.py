@@ -91,7 +91,7 @@ _BY_CALL: dict[str, Names] = {
     "trl.SFTTrainer": {
         **_of("trl", None, "dataset_text_field packing dataset_num_proc neftune_noise_alpha", **_CONFIG["SFT"]),
         **_of("trl", None, "model_init_kwargs eval_packing dataset_kwargs", **_CONFIG["SFT"]),
-        **_of("trl", None, "max_seq_length", instead="give it to `SFTConfig`, as `max_length`"),
+        **_of("trl", None, "max_seq_length", instead="give it to `SFTConfig`, which calls it `max_length` since trl 0.16"),
         **_of("trl", None, "compute_loss_func", instead="override `compute_loss` in a subclass"),
     },
     "trl.DPOTrainer": {

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Fix, Severity
 from loradoctor.lint.flow.facts import Tokenizer, Trainer
 from loradoctor.lint.flow.values import Known
+from loradoctor.lint.libraries.vocabularies import vocabulary
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
-
-_NO_PADDING = re.compile(r"(^|/)(gpt2(-medium|-large|-xl)?|distilgpt2|Llama-2-\d+b(-chat)?-hf|Mistral-7B-v0\.[123])$")
-"""Models whose tokenizer comes without a padding token."""
 
 
 @rule("LD428", Severity.ERROR, "TK9", "TK10")
@@ -80,9 +77,9 @@ def _masking(module: Module) -> Iterator[Finding]:
 def _padding(module: Module) -> Iterator[Finding]:
     def lacks(arrival: Arrival) -> bool:
         facts = arrival.facts(arrival.receiver, Tokenizer)
-        known = facts is not None and isinstance(facts.source, Known) and bool(_NO_PADDING.search(str(facts.source.value)))
+        known = vocabulary(facts.source.value) if facts is not None and isinstance(facts.source, Known) else None
         pads = arrival.arg("padding") in (Known(True), Known("max_length"), Known("longest"))  # noqa: FBT003
-        return known and pads
+        return known is not None and known.unpadded and pads
 
     for site in module.calls("__call__"):
         found = site.sometimes(lacks)

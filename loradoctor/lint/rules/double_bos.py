@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Fix, Severity
 from loradoctor.lint.flow.facts import Tokenizer
 from loradoctor.lint.flow.values import Derived, Items, Known
+from loradoctor.lint.libraries.vocabularies import vocabulary
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
-
-_BOS = re.compile(r"(^|[/-])(Llama-[23].*(chat|Instruct)|Mi[sx]tral-.*Instruct|gemma-.*-it)", re.IGNORECASE)
-"""Models whose chat template and whose tokenizer both begin a text with the same token."""
 
 
 @rule("LD426", Severity.WARNING, "TK7")
@@ -51,7 +48,8 @@ def double_bos(module: Module) -> Iterator[Finding]:
         if isinstance(text, Items) and text.items:
             text = text.items[0]
         from_template = isinstance(text, Derived) and text.kind == "chat_text" and text.source == arrival.receiver
-        begins = facts is not None and isinstance(facts.source, Known) and bool(_BOS.search(str(facts.source.value)))
+        known = vocabulary(facts.source.value) if facts is not None and isinstance(facts.source, Known) else None
+        begins = known is not None and known.begins
         return from_template and begins and arrival.arg("add_special_tokens") is None and not arrival.visit.binding.open
 
     for site in module.calls("__call__"):

@@ -17,9 +17,9 @@ def removed_api(module: Module) -> Iterator[Finding]:
     """A name is used that the library no longer has, or does not have yet.
 
     The program ends with a `TypeError`, an `ImportError` or an `AttributeError` at this line, on a machine that may have been
-    waited for. What counts is the version the file installs or the project pins; where there is none, the newest. When a name came and went is
-    read out of the released packages. A plain rename is fixed, and so is `load_in_4bit=True`, which `from_pretrained` takes
-    only inside a `BitsAndBytesConfig` since transformers 5.
+    waited for. What counts is the version the file installs or the project pins; where there is none, the newest. When a name
+    came and went is read out of the released packages. A plain rename is fixed, and so is `load_in_4bit=True`, which
+    `from_pretrained` takes only inside a `BitsAndBytesConfig` since transformers 5.
 
     ```python
     from peft import LoraConfig, get_peft_model

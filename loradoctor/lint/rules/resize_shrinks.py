@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint import ir
 from loradoctor.lint.flow.values import Items, Known
+from loradoctor.lint.libraries.vocabularies import vocabulary
 from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.rule import rule
-
-_PADDED = re.compile(r"(^|/)(Qwen\d|Qwen|phi-[1234]|pythia|opt-\d|bloom|flan-t5|t5-(small|base|large)|gpt-neox)", re.IGNORECASE)
-"""Models whose embeddings have more rows than their tokenizer has tokens."""
 
 
 @rule("LD425", Severity.WARNING, "TK6")
@@ -49,8 +46,8 @@ def resize_shrinks(module: Module) -> Iterator[Finding]:
 
     def shrinks(arrival: Arrival) -> bool:
         base = arrival.base(arrival.receiver)
-        known = base is not None and isinstance(base[1].source, Known) and bool(_PADDED.search(str(base[1].source.value)))
-        return known and arrival.arg("pad_to_multiple_of") is None
+        known = vocabulary(base[1].source.value) if base is not None and isinstance(base[1].source, Known) else None
+        return known is not None and known.rows > known.tokens and arrival.arg("pad_to_multiple_of") is None
 
     for site in module.calls("resize_token_embeddings"):
         if _is_length(site) and not module.around(site.node) and site.sometimes(shrinks) and site.always(shrinks):

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.lint.flow.facts import Tokenizer, Trainer
 from loradoctor.lint.flow.values import Items, Known, Table, Value
+from loradoctor.lint.libraries.vocabularies import vocabulary
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
-
-_FULL = re.compile(r"(^|/)(gpt2(-medium|-large|-xl)?|distilgpt2|Llama-2-|Llama-3|Meta-Llama-3|llama-\d+b|Mistral-7B|TinyLlama)", re.IGNORECASE)
-"""Models whose embeddings have a row for each token of their tokenizer and none to spare."""
 
 
 @rule("LD421", Severity.ERROR, "TK2")
@@ -52,8 +50,9 @@ def tokens_without_resize(module: Module) -> Iterator[Finding]:
 
         def grows(arrival: Arrival) -> bool:
             facts = arrival.facts(arrival.receiver, Tokenizer)
-            known = facts is not None and isinstance(facts.source, Known) and bool(_FULL.search(str(facts.source.value)))
-            return known and facts is not None and facts.source in trained and bool(new_tokens(arrival))
+            known = vocabulary(facts.source.value) if facts is not None and isinstance(facts.source, Known) else None
+            full = known is not None and known.rows == known.tokens
+            return full and facts is not None and facts.source in trained and bool(new_tokens(arrival))
 
         if site.sometimes(grows) and site.always(grows):
             yield site.finding(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
+from loradoctor.lint.flow import paths
 from loradoctor.lint.flow.facts import Model, Peft
 from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.rule import rule
@@ -104,7 +105,7 @@ def _wrapped_again(module: Module) -> Iterator[Finding]:
         if facts is None or facts.source is None or facts.touched or facts.merged or not facts.cls.startswith("transformers."):
             return None
         if arrival.visit.name.endswith("from_pretrained"):
-            same = facts.source == arrival.arg("model_id") and arrival.arg("subfolder") is None
+            same = paths.same(facts.source, arrival.arg("model_id")) and arrival.arg("subfolder") is None
             return (facts, None) if same and _merged_and_saved(arrival) else None
         kept = arrival.kept(facts.source)
         saved_by = module.site(kept.adapter) if kept is not None and not kept.merged and not kept.assumed else None

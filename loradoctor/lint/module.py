@@ -34,7 +34,8 @@ def analyse(source: Source, targets: Mapping[str, str] | None = None) -> Module:
     tree = lower.parse(source.text)
     program = tree.lower()
     project = Project(source.path)
-    machine = Machine(program, vocabulary(), project, WELL_KNOWN if source.kind == "markdown" else {})
+    names = WELL_KNOWN if source.kind == "markdown" else {}
+    machine = Machine(program, vocabulary(), project, names, lambda: for_file(source.path, targets, installs.of_source(source)))
     trace = machine.run()
     others = tuple(project.units.values())
     return Module(source, tree, program, trace, frozenset(machine.imports), others, targets or {}, project)
@@ -130,7 +131,7 @@ class Site:
 
     def always(self, test: Callable[[Arrival], Any]) -> bool:
         """Whether ``test`` holds on every visit of a run that saw every path."""
-        return self.module.trace.complete and all(test(a) for a in self.arrivals)
+        return self.module.trace.saw_all(a.visit.step for a in self.arrivals) and all(test(a) for a in self.arrivals)
 
     def argument(self, name: str) -> ir.Arg | None:
         """The written argument that is bound to a parameter."""

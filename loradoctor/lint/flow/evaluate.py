@@ -58,7 +58,7 @@ def many(machine: Machine, nodes: Iterable[ir.Expr], state: State, scope: int) -
         results = [((*done, v), after) for done, each in results for v, after in evaluate(machine, node, each, scope)]
         if len(results) > WAYS:
             del results[WAYS:]
-            machine.trace.complete = False
+            machine.trace.cut_short()
     return results
 
 

@@ -228,5 +228,5 @@ def _join(machine: Machine, outcomes: Outcomes) -> Outcomes:
         state.vars[_RESULT] = value
     joined, cut = merge_equal([state for _, state in outcomes], RESULTS)
     if cut:
-        machine.trace.complete = False
+        machine.trace.cut_short()
     return [(state.vars.pop(_RESULT), state) for state in joined]

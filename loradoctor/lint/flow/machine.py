@@ -96,7 +96,7 @@ class Machine:
             worlds = flow.normal or [State()]
             entries.run_uncalled(self, worlds[0])
         except statements.Exhausted:
-            self.trace.complete = False
+            self.trace.cut_short(anywhere=True)
         return self.trace
 
     def worth_entering(self, function: Function) -> bool:
@@ -175,7 +175,7 @@ class Machine:
             return states
         joined, cut = merge_equal(states, PATHS, PATHS_IN_LOOPS if self.loop_depth else PATHS)
         if cut:
-            self.trace.complete = False
+            self.trace.cut_short()
         return joined
 
     def root(self, scope: int) -> int:

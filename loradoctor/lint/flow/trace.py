@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from loradoctor.lint import ir
@@ -60,13 +60,27 @@ class Store:
 
 @dataclass(slots=True)
 class Trace:
-    """Everything a run recorded; ``defaults`` are values that unknown settings have unless their user says otherwise."""
+    """Everything a run recorded; ``defaults`` are values that unknown settings have unless their user says otherwise.
+
+    ``complete`` unless some path was not followed to its end; then ``followed`` is how many visits were made before.
+    """
 
     visits: list[Visit] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
     events: dict[tuple[str, Oid], list[ir.Node]] = field(default_factory=dict)
     defaults: dict[str, Value] = field(default_factory=dict)
     complete: bool = True
+    followed: int | None = None
+
+    def cut_short(self, *, anywhere: bool = False) -> None:
+        """A path is not followed any further; ``anywhere`` when it may be one that has been no place yet."""
+        self.complete = False
+        if self.followed is None or anywhere:
+            self.followed = 0 if anywhere else len(self.visits)
+
+    def saw_all(self, steps: Iterable[int]) -> bool:
+        """Whether visits with these numbers were made while every path was still followed."""
+        return self.complete or all(step < (self.followed or 0) for step in steps)
 
     def event(self, kind: str, oid: Oid, node: ir.Node) -> None:
         """Remember that ``kind`` happened to an object on some path."""

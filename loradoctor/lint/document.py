@@ -95,7 +95,7 @@ class _Scan:
                 yield from self.fenced(fence)
             elif sphinx := _SPHINX.match(line):
                 yield from self.block(self.directive(sphinx))
-            elif _PROMPT.match(line):
+            elif _prompted(line):
                 yield from self.block(self.session())
             elif _EXPORT.match(line):
                 yield from self.cell(self.exported())
@@ -111,14 +111,13 @@ class _Scan:
             self.heading, self.number = False, None
 
     def cell(self, body: list[Line]) -> Iterator[Block]:
-        """A cell of an exported notebook: it runs on from the cell before, unless the numbers start again."""
-        first = body[0][0] if body else ""
-        counted = _NUMBER.search(first)
-        number = int(counted[1]) if counted else (self.number or 0)
-        before, self.number = self.number, number
+        """A cell of an exported notebook: it runs on from the cell before, whatever stands between, until the numbers start again."""
+        counted = _NUMBER.search(body[0][0]) if body else None
+        before, self.number = self.number, int(counted[1]) if counted else (self.number or 0)
         code = _code_of_cell(body)
         if code:
-            yield Block(tuple(_dedented(code)), self.heading, runs_on=before is not None and not (number == 1 and before >= 1))
+            again = before is not None and self.number == 1 and before >= 1
+            yield Block(tuple(_dedented(code)), again or (before is None and self.heading), runs_on=before is not None and not again)
             self.heading = False
 
     def is_heading(self, line: str) -> bool:
@@ -209,12 +208,12 @@ class _Scan:
         return _prompted(next((line for line in rest if line.strip()), ""))
 
     def exported(self) -> list[Line]:
-        """A cell of a notebook exported as text, with what it printed: up to its output, the next cell or a heading."""
+        """A cell of a notebook exported as text, with what it printed and the text after it: up to its output or the next cell."""
         body: list[Line] = [self.lines[self.at]]
         self.at += 1
         while self.at < len(self.lines):
             line = self.lines[self.at][0]
-            if _OUTPUT.match(line) or _EXPORT.match(line) or _FENCE.match(line) or re.match(r" {0,3}#{2,6}[ \t]+\S", line):
+            if _OUTPUT.match(line) or _EXPORT.match(line) or _FENCE.match(line):
                 break
             body.append(self.lines[self.at])
             self.at += 1
@@ -266,15 +265,22 @@ def _code_of_cell(body: list[Line]) -> list[Line]:
     """The code of a cell: behind its prompts where each line has one, else as far as it is Python."""
     if not body:
         return []
-    end = _EXPORT.match(body[0][0])
-    at = end.end() if end else 0
+    prompt = _EXPORT.match(body[0][0])
+    at = prompt.end() if prompt else 0
     first = (body[0][0][at:], body[0][1] + at)
-    rest = body[1:]
-    continued = [(line[match.end() :], offset + match.end()) for line, offset in rest if (match := _CONTINUED.match(line))]
-    lines = [first, *(continued or rest)]
-    count = snippet.python_lines([line for line, _ in _dedented(lines)]) if not continued else len(lines)
-    whole = lines[:count] if count else lines
-    return whole if _reads_like_python("\n".join(line for line, _ in whole)) else []
+    continued = [(line[match.end() :], offset + match.end()) for line, offset in body[1:] if (match := _CONTINUED.match(line))]
+    lines = list(_from_margin([first, *(continued or body[1:])]))
+    if not continued:
+        lines = lines[: snippet.python_lines([line for line, _ in lines])] or lines
+    return lines if _reads_like_python("\n".join(line for line, _ in lines)) else []
+
+
+def _from_margin(lines: list[Line]) -> Iterator[Line]:
+    """The lines without the indentation of the first one; what is printed after an indented cell is not indented."""
+    margin = next((len(line) - len(line.lstrip()) for line, _ in lines if line.strip()), 0)
+    for line, offset in lines:
+        cut = min(margin, len(line) - len(line.lstrip()))
+        yield line[cut:], offset + cut
 
 
 def _dedented(lines: list[Line]) -> Iterator[Line]:

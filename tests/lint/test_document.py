@@ -44,7 +44,9 @@ def codes(tmp_path: Path, text: str, name: str = "guide.md") -> list[tuple[str, 
         ("In [3]:\nimport a\nb = a.c()\nOut[3]:\n5\nIn [4]: d = b()\n", ["\nimport a\nb = a.c()\n", "d = b()\n"]),
         ("In [1]: for a in b:\n   ...:     a()\n   ...: \nstep 1: 0.5\nstep 2: 0.4\n", ["for a in b:\n    a()\n\n"]),
         ("In [2]:\na = b()\n\nprint(a)\n\nmodel.json: 0%| | 0/665 [00:00<?]\n\nDone! 3 files\n", ["\na = b()\n\nprint(a)\n"]),
-        ("In [None]:\na = 1\n## Next\nText\n[7]:\nb = 2\n", ["\na = 1\n", "\nb = 2\n"]),
+        ('In [4]:\na = """\n\n### Input:\n{}\n"""\n### Input:\n\nThe text\n', ['\na = """\n\n### Input:\n{}\n"""\n### Input:\n']),
+        ("In [5]:\n    a = 1\n    b = 2\n\nloss  0.5\n...   ...\nrows 3\n", ["\na = 1\nb = 2\n"]),
+        ("In [None]:\na = 1\n\nSome text\n[7]:\nb = 2\n", ["\na = 1\n", "\nb = 2\n"]),
         ("```\nIn [1]: a = f()\nOut[1]:\n[1,\n 2\nIn [2]: b = a()\n```\n", ["a = f()\n", "b = a()\n"]),
         (
             '```python title="train.py"\na = 1\n```\n```py:train.py\nb = 1\n```\n```{code-cell} ipython3\nc = 1\n```\n',
@@ -121,7 +123,7 @@ def test_the_cells_of_an_export_run_on(tmp_path: Path) -> None:
     text = f"In [2]:\n{WRAP}\n\nmodel.json: 0%| | 0.00/26.0\n\nIn [3]:\n{again}\n"
     assert codes(tmp_path, text, "export.txt") == [("LD102", 7)]
     assert codes(tmp_path, text.replace("[2]", "[7]").replace("[3]", "[1]"), "export.txt") == []
-    assert codes(tmp_path, text.replace("In [3]", "## Again\n\nIn [3]"), "export.txt") == []
+    assert codes(tmp_path, text.replace("In [3]", "## Again\n\nIn [3]"), "export.txt") == [("LD102", 9)]
 
 
 def test_the_same_step_told_another_way_starts_from_the_same_base(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ def fate(module: Module, change: Change) -> str:
     if change.removed is not None and not module.before(change.library, change.removed):
         return "removed"
     if change.since is not None and module.before(change.library, change.since):
-        return "unborn"
+        # a document is read by who installs for himself: what the repository around it pins binds only its code
+        bound = module.source.kind != "markdown" or change.library in (*module.own_installs.requirements, *module.targets)
+        return "unborn" if bound else ""
     due = change.deprecated is not None and not module.before(change.library, change.deprecated)
     if due:
         return "deprecated" if not change.recent or change.library in module.versions else ""

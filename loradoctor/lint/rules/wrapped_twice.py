@@ -76,6 +76,9 @@ def wrapped_twice(module: Module) -> Iterator[Finding]:
             )
         else:
             yield from _ran_twice(module, site)
+    for site in module.calls("peft.PeftModel*"):
+        if site.name.endswith(".from_pretrained") and not site.sometimes(lambda a: nested(a) or reused(a)):
+            yield from _ran_twice(module, site)
 
 
 def _ran_twice(module: Module, site: Site) -> Iterator[Finding]:
@@ -83,10 +86,11 @@ def _ran_twice(module: Module, site: Site) -> Iterator[Finding]:
     cell = history.cell_of(module, site.node)
     if cell is None:
         return
+    name = site.name.removeprefix("peft.")
     help_ = "load the base in the same cell, so that running it again starts from a fresh one"
     if cell.rewrapped:
         yield site.finding(
-            "`get_peft_model` has wrapped a model a second time: the stored output of this cell shows it",
+            f"`{name}` has wrapped a model a second time: the stored output of this cell shows it",
             severity=Severity.WARNING,
             help=f"the adapters are nested: what is saved cannot be loaded again; {help_}",
         )

@@ -108,8 +108,8 @@ def _deepcopy(context: Context) -> Value | None:
         if base is not None:
             inner = context.state.new(context.node.uid, base)
             return context.state.new(context.node.uid, replace(facts, base=inner.oid))
-    if isinstance(facts, Model):  # who copies a base before wrapping it means to start from a clean one
-        facts = replace(facts, injected=None, wrapper=None)
+    if isinstance(facts, Model):  # layers that are inside are copied with it
+        facts = replace(facts, wrapper=None)
     return context.state.new(context.node.uid, facts)
 
 

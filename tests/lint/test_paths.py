@@ -81,8 +81,7 @@ def test_a_path_of_literals_is_known(path: str) -> None:
         "args = options()\nPeftModel.from_pretrained(base, os.path.join(args.output_dir, args.which))",
         "args = options()\nPeftModel.from_pretrained(base, Path(args.output_dir) / args.which)",
         "args, rest = argparse.ArgumentParser().parse_known_args()\nPeftModel.from_pretrained(base, options().output_dir + 'last')",
-        "a, t = HfArgumentParser((Choices, TrainingArguments)).parse_args_into_dataclasses()\n"
-        "PeftModel.from_pretrained(base, f'{a.root}/{a.name}')",
+        "a, t = HfArgumentParser((Choices, TrainingArguments)).parse_args_into_dataclasses()\nPeftModel.from_pretrained(base, a.root + '/last')",
         "a = HfArgumentParser(Choices).parse_args_into_dataclasses()[0]\nPeftModel.from_pretrained(base, f'{a.root}/{a.name}')",
         "def main(out: str = 'runs/last'):\n    PeftModel.from_pretrained(base, out)",
         "PeftModel.from_pretrained(base, os.getenv('OUT', 'runs/last'))",

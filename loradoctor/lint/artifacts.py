@@ -74,6 +74,16 @@ def elsewhere(module: Module, path: Value | None) -> tuple[Artifact, ...]:
     return tuple(replace(a, assumed=place.assumed or any(a.assumed for a in found)) for a in reversed(first.values()))
 
 
+def served(module: Module) -> str | None:
+    """The script beside this one that serves the adapter it saves with vLLM, as far as the paths in its strings tell."""
+    here = str(Path(module.source.path).parent)
+    paths_of_adapters = [a.path for a in module.written if a.kind == "adapter"]
+    if not paths_of_adapters or module.source.kind == "markdown":
+        return None
+    module.project.consulted.update((here, *neighbours.directory(here).names))
+    return next((server for path in paths_of_adapters for server in neighbours.servers(path, module.source.path)), None)
+
+
 def _neighbour(path: str, targets: Mapping[str, str]) -> Module | None:
     try:
         stat = Path(path).stat()

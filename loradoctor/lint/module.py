@@ -186,6 +186,11 @@ class Module:
         found = self._found_elsewhere[path]
         return found[0] if len(found) == 1 or (found and several) else None
 
+    @cached_property
+    def served_beside(self) -> str | None:
+        """The script beside this one that serves its adapter."""
+        return artifacts.served(self)
+
     @property
     def _neighbours(self) -> Iterator[Module]:
         return (artifact.module for found in self._found_elsewhere.values() for artifact in found)

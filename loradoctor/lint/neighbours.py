@@ -30,6 +30,7 @@ class Directory:
     naming: dict[bytes, list[str]] = field(default_factory=dict)
     writers: frozenset[str] = frozenset()
     imports: dict[str, frozenset[bytes]] = field(default_factory=dict)
+    servers: frozenset[str] = frozenset()
 
 
 _PUBLIC = re.compile(
@@ -59,6 +60,15 @@ def writers(path: str, reader: str) -> tuple[str, ...]:
     return tuple(sorted(found)) if len(found) <= WRITERS else ()
 
 
+def servers(path: str, writer: str) -> tuple[str, ...]:
+    """The scripts beside ``writer`` that serve adapters with vLLM and have the last part of ``path`` in a string."""
+    around = directory(str(Path(writer).parent))
+    if len(around.writers) > SAVING:
+        return ()
+    named = around.naming.get(path.rpartition("/")[2].encode(), ())
+    return tuple(name for name in named if name in around.servers and name != writer)
+
+
 @lru_cache(maxsize=256)
 def directory(path: str) -> Directory:
     """What the scripts of a directory name; empty where there are too many or none can be read."""
@@ -70,15 +80,17 @@ def directory(path: str) -> Directory:
         return Directory(tuple(names))
     naming: dict[bytes, list[str]] = {}
     imports: dict[str, frozenset[bytes]] = {}
-    saving = set()
+    saving, serving = set(), set()
     for name in names:
         data = _read(name)
+        if b"LoRARequest(" in data:
+            serving.add(name)
         if _SAVES(data):
             saving.add(name)
             imports[name] = frozenset(m.rpartition(b".")[2] for m in _IMPORT.findall(data))
         for last in {text.rstrip(b"/").rpartition(b"/")[2] for text in _STRING.findall(data)}:
             naming.setdefault(last, []).append(name)
-    return Directory(tuple(names), naming, frozenset(saving), imports)
+    return Directory(tuple(names), naming, frozenset(saving), imports, frozenset(serving))
 
 
 def _read(path: str) -> bytes:

@@ -156,7 +156,17 @@ def collect(only: frozenset[str]) -> tuple[Names, dict[str, str]]:
                 found[model_type]["variant" if turn and kind != "other" else kind].add(name)
     for kinds in found.values():
         kinds["variant"] -= set().union(*(names for kind, names in kinds.items() if kind != "variant"))
-    return found, {name: model_type for name, model_type in classes.items() if model_type in found}
+    return found, {name: model_type for name, model_type in classes.items() if model_type in found and is_closed(model_type)}
+
+
+def is_closed(model_type: str) -> bool:
+    """Whether a type decides its modules: no language model, vision model or backbone inside may be any there is."""
+    try:
+        config = transformers.CONFIG_MAPPING[model_type]
+    except KeyError:
+        return True  # a part of another model, with a configuration of its own
+    parts = getattr(config, "sub_configs", {}).values()
+    return not any(part.__name__ == "AutoConfig" for part in parts) and not hasattr(config(), "backbone")
 
 
 def defaults() -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Write down which architecture the repositories have that transformers itself names.
 
-    python tools/hub_ids.py SITE_PACKAGES...
+    python tools/hub_ids.py SITE_PACKAGES...    (after tools/architectures.py)
 
 Each argument is a directory with one release of `transformers`. The configuration class of an architecture names the repository its
 defaults come from, and the examples in the modelling files load one. A repository is kept when every release and every place
@@ -17,9 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import CONFIG_MAPPING
-
-from loradoctor.lint.libraries.architectures import table
+from loradoctor.lint.libraries.architectures import data, of_class
 from loradoctor.lint.libraries.hub_ids import families
 
 FILE = Path(__file__).parent.parent / "loradoctor" / "lint" / "libraries" / "hub_ids.json"
@@ -57,12 +55,6 @@ def whole(types: set[str]) -> str | None:
     return shortest if all(t == shortest or t.startswith((f"{shortest}_", f"{shortest}-")) for t in types) else None
 
 
-def is_closed(model_type: str) -> bool:
-    """Whether the type decides the modules: no part of it may be any model there is."""
-    config = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None  # noqa: SIM401 -- loads on []
-    return config is not None and not any(part.__name__ == "AutoConfig" for part in getattr(config, "sub_configs", {}).values())
-
-
 def main() -> None:
     """Read the releases and write the file."""
     parser = argparse.ArgumentParser(description="Write the table of repositories.")
@@ -71,10 +63,11 @@ def main() -> None:
     for package in parser.parse_args().packages:
         for repository, model_type, place in places(package / "transformers"):
             seen[repository][model_type, place, str(package)] += 1
-    found = {}
+    closed = {of_class(name) for name in data()["classes"]}
+    found: dict[str, str] = {}
     for repository, evidence in sorted(seen.items()):
         kind = whole({named for named, _, _ in evidence})
-        if kind is None or kind not in table() or not is_closed(kind) or sum(k == kind for k, _, _ in evidence) < 2:
+        if kind is None or kind not in closed or sum(k == kind for k, _, _ in evidence) < 2:
             continue
         guessed = families(repository)
         if guessed and guessed != kind:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Config, Model
-from loradoctor.lint.flow.values import NONE, Items, Known, Obj, Oid, Value
-from loradoctor.lint.libraries.architectures import Architecture, architecture, of_class
+from loradoctor.lint.flow.values import NONE, Items, Known, Obj, Oid, Ref, Value
+from loradoctor.lint.libraries.architectures import Architecture, architecture, of_class, vocabulary
 from loradoctor.lint.libraries.hub_ids import architecture_of
 from loradoctor.lint.libraries.peft import PROMPT_CONFIGS
 from loradoctor.lint.module import Arrival, Module, Site, literal
@@ -15,6 +16,7 @@ from loradoctor.lint.record import record
 
 _WRAPS = ("peft.get_peft_model", "peft.PeftModel*", "peft.PeftMixedModel", "peft.inject_adapter_in_model", "trl.*", "add_adapter")
 _OTHER_TARGETS = PROMPT_CONFIGS | {"peft.AdaptionPromptConfig", "peft.XLoraConfig"}
+LITERAL = re.compile(r"""(?P<quote>["'])(?P<text>\w+)(?P=quote)""")
 _FALSE = (None, NONE, Known(False))  # noqa: FBT003 -- the value, not a flag
 
 
@@ -50,7 +52,7 @@ def base_of(arrival: Arrival, model: Value | None) -> tuple[Architecture | None,
     if isinstance(name, str):  # TRL's trainers load a model they are given by name
         return _known(architecture_of(name)), name
     base = arrival.base(model)
-    if base is None:
+    if base is None or _other_layers(arrival.module):
         return None, ""
     oid, facts = base
     if facts.touched or facts.native or facts.injected or not facts.cls.startswith(("transformers.", "unsloth.")):
@@ -62,6 +64,11 @@ def base_of(arrival: Arrival, model: Value | None) -> tuple[Architecture | None,
     if not isinstance(source, str) or not _plainly_loaded(arrival, oid, facts):
         return None, ""
     return _known(architecture_of(source)), source
+
+
+def _other_layers(module: Module) -> bool:
+    """Whether a class of transformers is replaced by another, whose layers may be called otherwise."""
+    return any(isinstance(s.receiver, Ref) and s.receiver.name.startswith("transformers.") and s.name[:1].isupper() for s in module.stores)
 
 
 def _known(name: str | None) -> Architecture | None:
@@ -92,3 +99,11 @@ def written(module: Module, call: ir.Call, field: str, item: str = "") -> ir.Exp
     if item and isinstance(argument.value, ir.Sequence):
         return next((i for i in argument.value.items if isinstance(i, ir.Const) and i.value == item), argument.value)
     return argument.value
+
+
+def joined(module: Module, node: ir.Expr, name: str) -> list[str]:
+    """The names that a missing comma has made one."""
+    if not isinstance(node, ir.Const) or node.value != name:
+        return []
+    parts = [m["text"] for m in LITERAL.finditer(module.text(node))]
+    return parts if len(parts) > 1 and "".join(parts) == name and set(parts) <= vocabulary() else []

@@ -6,8 +6,11 @@ import re
 
 import pytest
 
+from loradoctor import registry
+from loradoctor.config import Settings
 from loradoctor.lint.libraries import hub_ids
 from loradoctor.lint.libraries.architectures import architecture, chosen_by_peft, data, inner_names, of_class, table, vocabulary
+from loradoctor.lint.pipeline import Pipeline
 
 SMALL: dict[str, dict[str, int | str]] = {
     "gpt2": {"n_layer": 1, "n_embd": 8, "n_head": 2},
@@ -138,6 +141,44 @@ def test_a_repository_has_an_architecture(name: str, kind: str) -> None:
 )
 def test_a_name_that_does_not_decide_it_has_none(name: str) -> None:
     assert hub_ids.architecture_of(name) is None
+
+
+PROGRAM = """
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, Blip2ForConditionalGeneration
+{before}
+def adapted():
+    base = {base}
+    return get_peft_model(base, LoraConfig(lora_alpha=8, target_modules={targets}, task_type="CAUSAL_LM"))
+"""
+LLAMA = 'AutoModelForCausalLM.from_pretrained("meta-llama/Llama-2-7b-hf")'
+
+
+def codes(base: str = LLAMA, targets: str = '["c_attn"]', before: str = "") -> list[str]:
+    """What the rules about target modules say of a small program."""
+    rules = tuple(r for r in registry.family("lint") if r.code in ("LD402", "LD403", "LD404"))
+    text = PROGRAM.format(base=base, targets=targets, before=before)
+    return [d.code for d in Pipeline(Settings(), rules=rules).examine("example.py", text.encode()).diagnostics]
+
+
+def test_the_program_has_the_bug() -> None:
+    assert codes() == ["LD404"]
+
+
+def test_an_architecture_whose_classes_are_replaced_has_any_names() -> None:
+    assert codes(before="import mine, transformers\ntransformers.models.llama.modeling_llama.LlamaAttention = mine.Attention\n") == []
+    assert codes(before="import mine, transformers\ntransformers.models.llama.modeling_llama.LlamaAttention.forward = mine.f\n") == ["LD404"]
+
+
+def test_a_model_over_any_language_model_has_any_names() -> None:
+    assert codes('Blip2ForConditionalGeneration.from_pretrained("Salesforce/blip2-flan-t5-xl")', '["q", "v"]') == []
+
+
+def test_one_cause_is_one_finding() -> None:
+    assert codes(targets='"c_attn"') == ["LD402"]
+    assert codes(targets='["q_proj" "k_proj"]') == ["LD403"]
+    assert codes(targets='["q_proj" "k_proj", "v_proj"]') == ["LD403"]
+    assert codes(targets='[".*c_attn"]') == ["LD404"]
 
 
 def test_what_ties_its_embeddings() -> None:

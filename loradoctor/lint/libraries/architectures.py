@@ -115,7 +115,7 @@ def architecture(name: str) -> Architecture | None:
 
 
 def of_class(name: str) -> str | None:
-    """The ``model_type`` of a model class of transformers, by its bare name."""
+    """The ``model_type`` of a model class of transformers, by its bare name; None where that leaves modules open."""
     classes: dict[str, str] = data()["classes"]  # type: ignore[assignment]
     return classes.get(name)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 
 from loradoctor.diagnostic import Edit, Finding, Fix, Severity
 from loradoctor.lint import ir
-from loradoctor.lint.fitting import Fitting, fittings, listed, written
+from loradoctor.lint.fitting import LITERAL, Fitting, fittings, joined, listed, written
 from loradoctor.lint.libraries.architectures import EXPRESSION, Architecture, vocabulary
 from loradoctor.lint.module import Module, Site, literal
 from loradoctor.rule import rule
 
-_LITERAL = re.compile(r"""(?P<quote>["'])(?P<text>\w+)(?P=quote)""")
 _ROLES = {
     name: role
     for role, names in {
@@ -73,7 +71,7 @@ def _in_the_list(module: Module, site: Site, arrivals: list[Fitting]) -> Iterato
             if name in told or name in module.program.words:
                 continue
             node = written(module, site.node, "target_modules", name)
-            if len(parts := _joined(module, node, name)) > 1:
+            if len(parts := joined(module, node, name)) > 1:
                 told.add(name)
                 both = " and ".join(f"`{p}`" for p in parts)
                 yield (
@@ -196,15 +194,7 @@ def _misspelt(module: Module, call: ir.Call, node: ir.Expr, name: str, meant: st
     )
 
 
-def _joined(module: Module, node: ir.Expr, name: str) -> list[str]:
-    """The names that a missing comma has made one."""
-    if not isinstance(node, ir.Const) or node.value != name:
-        return []
-    parts = [m["text"] for m in _LITERAL.finditer(module.text(node))]
-    return parts if len(parts) > 1 and "".join(parts) == name and set(parts) <= vocabulary() else []
-
-
 def _commas(module: Module, node: ir.Expr) -> tuple[Edit, ...]:
     start, _ = module.span(node)
-    ends = [start + m.end() for m in _LITERAL.finditer(module.text(node))]
+    ends = [start + m.end() for m in LITERAL.finditer(module.text(node))]
     return tuple(module.source.edit(end, end, ",") for end in ends[:-1])

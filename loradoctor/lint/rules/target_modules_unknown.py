@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Fix, Severity
 from loradoctor.lint import ir
-from loradoctor.lint.fitting import Fitting, fittings, listed, written
+from loradoctor.lint.fitting import Fitting, fittings, joined, listed, written
 from loradoctor.lint.flow.values import NONE, Items, Value
 from loradoctor.lint.libraries.architectures import EXPRESSION, chosen_by_peft
 from loradoctor.lint.module import Arrival, Module, literal
@@ -52,6 +52,9 @@ def target_modules_unknown(module: Module) -> Iterator[Finding]:
         if first is None or first.architecture is None:
             continue
         reported.add(call.uid)
+        names = [n for n in listed(first.config.get("target_modules")) or () if n]
+        if any(joined(module, written(module, call, "target_modules", n), n) for n in names):
+            continue  # a missing comma has a rule of its own
         certain = module.trace.complete and all(absent)
         value = first.config.get("target_modules")
         exist = ", ".join(f"`{name}`" for name in first.architecture.in_blocks[:8])

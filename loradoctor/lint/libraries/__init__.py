@@ -31,11 +31,15 @@ _HARMLESS = _FLATTENED | frozenset(
 WELL_KNOWN = {
     name: f"{library}.{name}"
     for library, names in {
-        "peft": "get_peft_model PeftModel LoraConfig PeftConfig AutoPeftModelForCausalLM PeftModelForCausalLM TaskType "
-        "prepare_model_for_kbit_training get_peft_model_state_dict set_peft_model_state_dict PromptTuningConfig IA3Config AdaLoraConfig",
-        "transformers": "Trainer TrainingArguments AutoModelForCausalLM AutoModelForSeq2SeqLM AutoModelForSequenceClassification "
-        "AutoModelForTokenClassification AutoTokenizer BitsAndBytesConfig DataCollatorForLanguageModeling",
-        "trl": "SFTTrainer SFTConfig DPOTrainer DPOConfig GRPOTrainer GRPOConfig",
+        "peft": "get_peft_model PeftModel PeftMixedModel PeftConfig TaskType AutoPeftModel AutoPeftModelForCausalLM AutoPeftModelForSeq2SeqLM "
+        "PeftModelForCausalLM PeftModelForSeq2SeqLM PeftModelForSequenceClassification LoraConfig AdaLoraConfig IA3Config LoHaConfig LoKrConfig "
+        "PromptTuningConfig PrefixTuningConfig PromptEncoderConfig prepare_model_for_kbit_training prepare_model_for_int8_training "
+        "get_peft_model_state_dict set_peft_model_state_dict inject_adapter_in_model",
+        "transformers": "Trainer TrainingArguments Seq2SeqTrainer Seq2SeqTrainingArguments AutoModel AutoModelForCausalLM AutoModelForSeq2SeqLM "
+        "AutoModelForSequenceClassification AutoModelForTokenClassification AutoModelForImageTextToText AutoModelForSpeechSeq2Seq AutoTokenizer "
+        "LlamaForCausalLM LlamaTokenizer BitsAndBytesConfig DataCollatorForLanguageModeling DataCollatorForSeq2Seq",
+        "trl": "SFTTrainer SFTConfig DPOTrainer DPOConfig GRPOTrainer GRPOConfig KTOTrainer KTOConfig RewardTrainer RewardConfig",
+        "unsloth": "FastLanguageModel",
     }.items()
     for name in names.split()
 } | {"torch": "torch", "__loradoctor_block__": "loradoctor.block"}

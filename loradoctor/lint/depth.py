@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 # CPython itself refuses more than 200 brackets inside one another, and compiles no chain of operators near this long.
 MAX_BRACKETS = 200
@@ -10,10 +11,11 @@ MAX_OPERATORS = 3000
 
 _LEXEME = re.compile(
     r"""\"{3}(?:[^\\]|\\.)*?\"{3} | '{3}(?:[^\\]|\\.)*?'{3} | "(?:[^"\\\r\n]|\\.)*" | '(?:[^'\\\r\n]|\\.)*' | \#[^\r\n]*
-    | [()\[\]{},;\n] | \*\* | // | [-+*/%&|^~@.<>] | \b(?:not|and|or|await|if|lambda|yield|elif)\b""",
+    | [()\[\]{},;\n] | \*\* | // | [-+*/%&|^~@.<>] | \b(?:not|and|or|await|if|for|lambda|yield|elif)\b""",
     re.DOTALL | re.VERBOSE,
 )
-_OPERATORS = (*"-+*/%&|^~@.<>([", "not", "and", "or", "if", "lambda", "await", "yield")
+_OPERATORS = (*"-+*/%&|^~@.<>([", "not", "and", "or", "if", "for", "lambda", "await", "yield")
+_NEWLINE = re.compile(r"\r\n|\r|\n")
 _BRACKET = re.compile(r"[()\[\]{}]")
 
 
@@ -21,6 +23,19 @@ def too_deep(text: str) -> int | None:
     """The line, from 1, where an expression becomes nested more deeply than any program is; None when none does."""
     if not _suspicious(text):
         return None
+    for offset, brackets, operators, branches in _nesting(text):
+        if brackets > MAX_BRACKETS or operators > MAX_OPERATORS or branches > MAX_OPERATORS:
+            return _line(text, offset)
+    return None
+
+
+def deepest(text: str) -> int:
+    """The line, from 1, of the expression that is nested most deeply."""
+    return _line(text, max(_nesting(text), key=lambda found: found[1] + found[2] + found[3], default=(0, 0, 0, 0))[0])
+
+
+def _nesting(text: str) -> Iterator[tuple[int, int, int, int]]:
+    """For every lexeme that nests: its offset, the brackets it stands in, the operators before it in its expression, the branches."""
     depth, operators = 0, [0]
     branches = 0
     for found in _LEXEME.finditer(text):
@@ -39,9 +54,11 @@ def too_deep(text: str) -> int | None:
             branches += 1
         elif lexeme[0] not in "\"'#\n":
             operators[-1] += 1
-        if depth > MAX_BRACKETS or operators[-1] > MAX_OPERATORS or branches > MAX_OPERATORS:
-            return text.count("\n", 0, found.start()) + 1
-    return None
+        yield found.start(), depth, operators[-1], branches
+
+
+def _line(text: str, offset: int) -> int:
+    return len(_NEWLINE.findall(text, 0, offset)) + 1
 
 
 def _suspicious(text: str) -> bool:

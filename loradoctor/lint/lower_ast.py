@@ -304,7 +304,13 @@ class _Lowering:
         return ir.Subscript(self.uid(), node, value, None if several else self.expr(key))
 
     def binary(self, node: ast.BinOp) -> ir.Expr:
-        return ir.Binary(self.uid(), node, _OPERATORS.get(type(node.op), "?"), self.expr(node.left), self.expr(node.right))
+        chain = [node]  # a sum of a thousand terms is as deep, and no reason to recurse as often
+        while isinstance(chain[-1].left, ast.BinOp):
+            chain.append(chain[-1].left)
+        found = self.expr(chain[-1].left)
+        for each in reversed(chain):
+            found = ir.Binary(self.uid(), each, _OPERATORS.get(type(each.op), "?"), found, self.expr(each.right))
+        return found
 
     def walrus(self, node: ast.NamedExpr) -> ir.Expr:
         return ir.Walrus(self.uid(), node, self.expr(node.target), self.expr(node.value))

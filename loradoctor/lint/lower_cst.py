@@ -278,7 +278,7 @@ class _Lowering:
     def number(self, node: cst.Integer | cst.Float) -> ir.Expr:
         try:
             return ir.Const(self.uid(), node, node.evaluated_value)
-        except ValueError:  # more digits than int() accepts
+        except (ValueError, SyntaxError):  # more digits than int() accepts
             return ir.Opaque(self.uid(), node, ())
 
     def string(self, node: cst.SimpleString | cst.ConcatenatedString) -> ir.Expr:

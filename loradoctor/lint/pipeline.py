@@ -64,7 +64,7 @@ class Pipeline:
                 if getattr(module, "is_test", False):
                     found = [_as_information(d) for d in found]
         except Exception as error:  # noqa: BLE001 -- one file that cannot be analysed must not end the run
-            return Report().with_diagnostics(self.kept(path, [_failure(path, error)]))
+            return Report().with_diagnostics(self.kept(path, [_failure(source, error)]))
         errors = [_source_error(path, e, "block" if source.kind == "markdown" else "") for e in broken]
         if source.kind == "markdown":  # nobody promised that every block of a tutorial is a program
             errors = [replace(e, severity=Severity.INFO) for e in errors]
@@ -184,12 +184,17 @@ def _point(error: SourceError) -> Span | None:
     return None if error.line is None else Span(error.line, error.column, error.line, error.column + 1)
 
 
-def _failure(path: str, error: Exception) -> Diagnostic:
-    reason = "its code is nested too deeply" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}"
+def _failure(source: Source, error: Exception) -> Diagnostic:
+    reason, place = f"{type(error).__name__}: {error}", Location(source.path)
+    if isinstance(error, RecursionError):
+        from loradoctor.lint.depth import deepest
+
+        offset = source.offset(deepest(source.text), 1)
+        reason, place = "its code is nested too deeply", source.location(offset, offset)
     finding = Finding(
         f"the file could not be analysed: {reason}",
-        Location(path),
+        place,
         help="nothing in it was checked; please report this with the file that caused it",
         data={"exception": type(error).__name__},
     )
-    return stamp(check_did_not_complete, finding, path)
+    return stamp(check_did_not_complete, finding, source.path)

@@ -29,6 +29,9 @@ Outcomes = list[tuple[Value, State]]
 Passed = tuple[tuple[ir.Arg, Value], ...]
 
 
+ANCESTORS = 40
+
+
 def lineage(cls: UserClass) -> tuple[Value, ...]:
     """A class and its bases in the order in which attributes are looked up; an order that Python would refuse is taken as written."""
     lines = [list(lineage(b)) if isinstance(b, UserClass) else [b] for b in cls.bases if not _same(b, cls)]
@@ -40,6 +43,18 @@ def lineage(cls: UserClass) -> tuple[Value, ...]:
         order.append(head)
         pending = [[v for v in line if not _same(v, head)] for line in pending]
     return tuple(order)
+
+
+def shallow(bases: tuple[Value, ...]) -> tuple[Value, ...]:
+    """The bases of a new class; none where it would have more ancestors than any class has: looking through them takes too long."""
+    seen: dict[int, UserClass] = {}
+    pending = [base for base in bases if isinstance(base, UserClass)]
+    while pending and len(seen) <= ANCESTORS:
+        cls = pending.pop()
+        if id(cls) not in seen:
+            seen[id(cls)] = cls
+            pending += [base for base in cls.bases if isinstance(base, UserClass)]
+    return bases if len(seen) <= ANCESTORS else ()
 
 
 def _same(one: Value, other: Value) -> bool:

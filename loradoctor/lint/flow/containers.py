@@ -8,7 +8,7 @@ from loradoctor.lint import ir
 from loradoctor.lint.flow import functions, targets
 from loradoctor.lint.flow.guards import fork_on
 from loradoctor.lint.flow.state import State
-from loradoctor.lint.flow.values import NONE, Function, Items, Known, Many, Method, Ref, Table, Unknown, UserClass, Value
+from loradoctor.lint.flow.values import LARGEST, NONE, Function, Items, Known, Many, Method, Ref, Table, Unknown, UserClass, Value
 
 if TYPE_CHECKING:
     from loradoctor.lint.flow.machine import Machine
@@ -75,15 +75,17 @@ def _changed(machine: Machine, node: ir.Call, receiver: Container, name: str, pa
         for value in binding.positional:
             more += value.items if isinstance(value, Table) else ()
         whole = all(isinstance(v, Table) and v.complete for v in binding.positional) and not binding.open
+        if len(receiver.items) + len(more) > LARGEST:
+            return Table(receiver.items, complete=False)
         return Table((*receiver.items, *more), receiver.complete and whole)
     if isinstance(receiver, (Items, Many)) and name in ("append", "add") and len(passed) == 1:
         items = (*receiver.items, passed[0][1])
-        if isinstance(receiver, Items) and not machine.loop_depth:
+        if isinstance(receiver, Items) and not machine.loop_depth and len(items) <= LARGEST:
             return Items(receiver.kind, items)
         return Many(items[-_SAMPLES:])
     if isinstance(receiver, (Items, Many)) and name == "extend" and len(passed) == 1 and isinstance(passed[0][1], (Items, Many)):
         items = (*receiver.items, *passed[0][1].items)
-        exact = isinstance(receiver, Items) and isinstance(passed[0][1], Items) and not machine.loop_depth
+        exact = isinstance(receiver, Items) and isinstance(passed[0][1], Items) and not machine.loop_depth and len(items) <= LARGEST
         return Items("list", items) if exact else Many(items[-_SAMPLES:])
     if isinstance(receiver, (Items, Many)) and name in ("sort", "reverse"):
         return Many(receiver.items) if receiver.items else receiver

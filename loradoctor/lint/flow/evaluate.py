@@ -12,6 +12,7 @@ from loradoctor.lint.flow.attributes import attribute
 from loradoctor.lint.flow.facts import Model
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import (
+    LARGEST,
     NAMESPACE,
     NONE,
     Derived,
@@ -53,13 +54,18 @@ def single(machine: Machine, node: ir.Expr, state: State, scope: int) -> tuple[V
 
 def many(machine: Machine, nodes: Iterable[ir.Expr], state: State, scope: int) -> list[tuple[tuple[Value, ...], State]]:
     """The values of several expressions evaluated in order."""
-    results: list[tuple[tuple[Value, ...], State]] = [((), state)]
+    results: list[tuple[list[Value], State]] = [([], state)]
     for node in nodes:
-        results = [((*done, v), after) for done, each in results for v, after in evaluate(machine, node, each, scope)]
+        if len(results) == 1 and len(outcomes := evaluate(machine, node, results[0][1], scope)) == 1:  # nearly always
+            results[0][0].append(outcomes[0][0])
+            results = [(results[0][0], outcomes[0][1])]
+            continue
+        ways = [outcomes] if len(results) == 1 else [evaluate(machine, node, each, scope) for _, each in results]
+        results = [([*done, v], after) for (done, _), way in zip(results, ways, strict=True) for v, after in way]
         if len(results) > WAYS:
             del results[WAYS:]
             machine.trace.cut_short()
-    return results
+    return [(tuple(values), after) for values, after in results]
 
 
 def _name(machine: Machine, node: ir.Name, state: State, scope: int) -> Outcomes:
@@ -113,7 +119,7 @@ def _mapping(machine: Machine, node: ir.Mapping, state: State, scope: int) -> Ou
             value = next(found)
             if isinstance(name, Known):
                 items.append((name.value, value))
-            elif name is None and isinstance(value, Table):
+            elif name is None and isinstance(value, Table) and len(items) + len(value.items) <= LARGEST:
                 items += value.items
                 complete &= value.complete
             else:
@@ -267,18 +273,29 @@ def _item(machine: Machine, values: tuple[Value, ...], uid: int, state: State) -
 
 
 def _binary(machine: Machine, node: ir.Binary, state: State, scope: int) -> Outcomes:
-    outcomes: Outcomes = []
-    for (left, right), after in many(machine, (node.left, node.right), state, scope):
-        text = (Known, Template, Unknown)
-        if node.op == "+" and isinstance(left, text) and isinstance(right, text) and (_texty(left) or _texty(right)):
-            outcomes.append((concat((left, right)), after))
-        elif node.op == "/" and isinstance(left, text) and isinstance(right, text) and (_texty(left) or _texty(right)):
-            outcomes.append((concat((left, Known("/"), right)), after))
-        elif node.op == "+" and isinstance(left, Items) and isinstance(right, Items):
-            outcomes.append((Items(left.kind, left.items + right.items), after))
-        else:
-            outcomes.append((machine.fresh(node.uid, after), after))
+    chain = [node]
+    while isinstance(chain[-1].left, ir.Binary):
+        chain.append(chain[-1].left)
+    outcomes = evaluate(machine, chain[-1].left, state, scope)
+    for each in reversed(chain):
+        ways = [(left, evaluate(machine, each.right, before, scope)) for left, before in outcomes]
+        outcomes = [(_joined(machine, each, left, right, after), after) for left, way in ways for right, after in way]
+        if len(outcomes) > WAYS:
+            del outcomes[WAYS:]
+            machine.trace.cut_short()
     return outcomes
+
+
+def _joined(machine: Machine, node: ir.Binary, left: Value, right: Value, state: State) -> Value:
+    text = (Known, Template, Unknown)
+    if isinstance(left, text) and isinstance(right, text) and (_texty(left) or _texty(right)):
+        if node.op == "+":
+            return concat((left, right))
+        if node.op == "/":
+            return concat((left, Known("/"), right))
+    if node.op == "+" and isinstance(left, Items) and isinstance(right, Items) and len(left.items) + len(right.items) <= LARGEST:
+        return Items(left.kind, left.items + right.items)
+    return machine.fresh(node.uid, state)
 
 
 def _texty(value: Value) -> bool:

@@ -81,6 +81,7 @@ class Machine:
         self.element_names: list[set[str]] = []
         self.guard_depth = 0
         self.entered: set[int] = set()
+        self.defined: set[int] = set()
         self.functions: list[tuple[Function, UserClass | None]] = []
         self.classes: list[UserClass] = []
         self.made: set[int] = set()

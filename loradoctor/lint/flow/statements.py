@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import contexts, evaluate, imports, loops, survey, targets
+from loradoctor.lint.flow import classes, contexts, evaluate, imports, loops, survey, targets
 from loradoctor.lint.flow.facts import Peft
 from loradoctor.lint.flow.guards import branch, matching
 from loradoctor.lint.flow.state import State, merge_equal
@@ -190,7 +190,8 @@ def _match(machine: Machine, node: ir.Match, state: State, scope: int) -> Flow:
 def _function(machine: Machine, node: ir.Function, state: State, scope: int) -> Flow:
     here = machine.scopes[scope]
     value = Function(node, scope, here.owner if here.is_class else None)
-    if not any(f.node is node for f, _ in machine.functions):
+    if node.uid not in machine.defined:
+        machine.defined.add(node.uid)
         machine.functions.append((value, here.owner if here.is_class else None))
     for decorator in node.decorators:
         evaluate.single(machine, decorator, state, scope)
@@ -202,9 +203,10 @@ def _function(machine: Machine, node: ir.Function, state: State, scope: int) -> 
 def _class(machine: Machine, node: ir.Class, state: State, scope: int) -> Flow:
     bases = tuple(evaluate.single(machine, b.value, state, scope)[0] for b in node.bases if b.name is None)
     inner = machine.new_scope(scope, is_class=True)
-    value = UserClass(node, inner, bases)
+    value = UserClass(node, inner, classes.shallow(bases))
     machine.scopes[inner].owner = value
-    if not any(c.node is node for c in machine.classes):
+    if node.uid not in machine.defined:
+        machine.defined.add(node.uid)
         machine.classes.append(value)
     flow = block(machine, node.body, [state], inner)
     for after in flow.normal:

@@ -146,6 +146,9 @@ class Super(Value):
     owner: UserClass
 
 
+LARGEST = 10_000
+"""How many parts or characters something put together may have: what is doubled again and again would fill the memory."""
+
 NONE = Known(None)
 NAMESPACE = Ref("builtins.globals()")
 """What `globals()` gives: the names of the module itself."""
@@ -159,6 +162,8 @@ def concat(parts: Iterable[Value]) -> Value:
             flat[-1] = Known(f"{flat[-1].value}{part.value}")
         else:
             flat.append(part)
+    if len(flat) + sum(len(part.value) for part in flat if isinstance(part, Known) and isinstance(part.value, str)) > LARGEST:
+        return Unknown(f"text@{hash(tuple(flat)):x}")
     return flat[0] if len(flat) == 1 and isinstance(flat[0], Known) else Template(tuple(flat))
 
 

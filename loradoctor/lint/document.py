@@ -204,8 +204,11 @@ class _Scan:
         return body
 
     def prompt_follows(self) -> bool:
-        rest = (line for line, _ in self.lines[self.at :])
-        return _prompted(next((line for line in rest if line.strip()), ""))
+        """Whether the session goes on after blank lines."""
+        at = self.at
+        while at < len(self.lines) and not self.lines[at][0].strip():
+            at += 1
+        return at < len(self.lines) and _prompted(self.lines[at][0])
 
     def exported(self) -> list[Line]:
         """A cell of a notebook exported as text, with what it printed and the text after it: up to its output or the next cell."""

@@ -32,9 +32,8 @@ def code(text: str) -> str:
     masked = notebook.mask(text)
     if _DOTS in masked and (spots := _left_out(masked)):
         for filler in ("**_", "*_ ", "*_,"):
-            filled = masked
-            for spot in spots:
-                filled = filled[:spot] + filler + filled[spot + len(_DOTS) :]
+            starts, ends = [0, *(spot + len(_DOTS) for spot in spots)], [*spots, len(masked)]
+            filled = filler.join(masked[start:end] for start, end in zip(starts, ends, strict=True))
             if parsed(filled):
                 masked = filled
                 break

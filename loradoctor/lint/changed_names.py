@@ -29,7 +29,10 @@ KBIT_CHANGE = Change("transformers", "5.0", "4.38", instead="pass `quantization_
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A changed name in the text: ``what`` is it in words, ``related`` where it comes from, ``edits`` what repairs it here."""
+    """A changed name in the text: ``what`` is it in words, ``edits`` what repairs it here.
+
+    ``statement`` imports it, ``related`` is the same where that is not the place itself.
+    """
 
     name: str
     what: str
@@ -38,6 +41,7 @@ class Use:
     edits: tuple[Edit, ...] = ()
     title: str = ""
     related: ir.Node | None = None
+    statement: ir.Node | None = None
 
     @property
     def fix(self) -> Fix | None:
@@ -55,7 +59,7 @@ def fate(module: Module, change: Change) -> str:
     if change.since is not None and module.before(change.library, change.since):
         # a document is read by who installs for himself: what the repository around it pins binds only its code
         bound = module.source.kind != "markdown" or change.library in (*module.own_installs.requirements, *module.targets)
-        return "unborn" if bound else ""
+        return "unborn" if bound and module.versions[change.library] != (0,) else ""
     due = change.deprecated is not None and not module.before(change.library, change.deprecated)
     if due:
         return "deprecated" if not change.recent or change.library in module.versions else ""
@@ -287,10 +291,10 @@ class _Finder:
         calls = [n.func for n in self.nodes if isinstance(n, ir.Call) and n.func in names and n.uid not in self.excused]
         first = next(iter(calls), None) if whole else None
         if first is not None:
-            yield Use(old, what, change, self.module.location(first), tuple(edits), title, statement.node)
+            yield Use(old, what, change, self.module.location(first), tuple(edits), title, statement.node, statement.node)
             return
         place = self._place(span) if span is not None else self.module.location(statement.node)
-        yield Use(old, what, change, place, tuple(edits), title)
+        yield Use(old, what, change, place, tuple(edits), title, statement=statement.node)
 
     def _rename(self, statement: Imported, span: tuple[int, int], old: str, change: Change, names: list[ir.Name]) -> list[Edit]:
         home, _, new = change.new.rpartition(".")
@@ -299,8 +303,11 @@ class _Finder:
         was = old.rpartition(".")[0]
         edits: list[Edit] = []
         if home != was:
-            if len(statement.node.bindings) != 1 or not text.startswith(f"from {was} import"):
+            if not text.startswith(f"from {was} import"):
                 return []
+            if len(statement.node.bindings) != 1:
+                line = self._line_before(statement.node, f"from {home} import {new}") if statement.bound == new else None
+                return [line, self.module.remove_import(statement.node, new)] if line is not None else []
             edits.append(self.module.source.edit(start + 5, start + 5 + len(was), home))
         written = old.rpartition(".")[2]
         if new == written:
@@ -315,6 +322,13 @@ class _Finder:
         else:
             edits.append(self.module.source.edit(*span, new))
         return [*edits, *(self.module.replace(n, new) for n in names)] if self._written(written) == len(names) + 1 else []
+
+    def _line_before(self, node: ir.Import, line: str) -> Edit | None:
+        """A line of its own above a statement that begins one."""
+        start, _ = self.module.span(node)
+        text = self.module.source.text
+        indent = text[text.rfind("\n", 0, start) + 1 : start]
+        return None if indent.strip() else self.module.insert(node, f"{line}\n{indent}")
 
     def _written(self, name: str) -> int:
         """How often a name is written, also where no expression is: in an annotation, or quoted in one or in ``__all__``."""

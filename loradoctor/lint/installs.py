@@ -28,6 +28,7 @@ _REPOSITORY = re.compile(
     r"(?:git\+\w+://(?:git@)?|https?://)[^\s@]*?/([A-Za-z0-9_.-]+?)(?:\.git)?(?:/archive/\S*?)?"
     r"(?:@([^#\s]+)|/(v?[0-9][^/#\s]*)\.(?:zip|tar\.gz))?(?:#\S*)?$"
 )
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _TAG = re.compile(r"v?\d+(?:\.\d+)+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _CONDA = re.compile(r"([A-Za-z0-9_.-]+)=(?=[0-9])([0-9.]+)")
@@ -45,6 +46,8 @@ class Installs:
 
 
 NEWEST = "newest"
+SOME = "==0"
+"""The clauses of a requirement for a commit: it is taken for older than any release, and nothing is said of what it lacks yet."""
 
 
 def of_source(source: Source) -> Installs:
@@ -86,7 +89,8 @@ def requirement(text: str) -> tuple[str, str] | None:
         if direct is None:
             return None
         tag = _TAG.match((direct[2] or direct[3] or "").rpartition("/")[2])
-        return direct[1], f"=={tag[0].lstrip('v')}" if tag else NEWEST
+        commit = _COMMIT.fullmatch(direct[2] or "")  # of an age that its name does not tell
+        return direct[1], f"=={tag[0].lstrip('v')}" if tag else SOME if commit else NEWEST
     if conda := _CONDA.match(text):
         fuzzy = conda[2].count(".") < 2 and "=" not in text[conda.end() :]
         return conda[1], f"=={conda[2].rstrip('.')}" + (".*" if fuzzy else "")

@@ -9,6 +9,9 @@ import pytest
 
 import loradoctor.lint.rules as rules
 from loradoctor import registry
+from loradoctor.config import Settings
+from loradoctor.lint import rewrite
+from loradoctor.lint.pipeline import Pipeline
 from tests.lint.fixture_files import FIXTURES, expected, lint_bytes, reported
 
 PINNED = sorted((FIXTURES / "pinned").glob("*.py"))
@@ -41,3 +44,10 @@ def test_every_rule_that_asks_for_a_version_is_held_to_both_sides() -> None:
     }
     missing = sorted(name for name in asking if len([p for p in PINNED if _rule(p) == name]) < 2)
     assert not missing, "write fixtures/lint/pinned/<rule>.<library>-<version>.py for the last version before, and the first after"
+
+
+def test_a_class_that_moved_is_imported_from_where_it_is() -> None:
+    path = FIXTURES / "pinned" / "removed_api.trl-1.12.0.py"
+    fixed = rewrite.repair(str(path), path.read_bytes(), Pipeline(Settings()), unsafe=False).data.decode()
+    assert "from trl.experimental.orpo import ORPOConfig\nfrom trl.experimental.orpo import ORPOTrainer\n" in fixed
+    assert "from trl import ORPO" not in fixed

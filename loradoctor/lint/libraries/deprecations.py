@@ -137,6 +137,14 @@ _EXPERIMENTAL = {
     "online_dpo": "OnlineDPOConfig OnlineDPOTrainer",
 }
 """Trainers of TRL that moved, by the module they moved to."""
+_GONE_SINCE = {
+    "PPOConfig PPOTrainer AutoModelForCausalLMWithValueHead AutoModelForSeq2SeqLMWithValueHead PreTrainedModelWrapper": ("1.12", "ppo"),
+    "BCOConfig BCOTrainer": ("1.13", "bco"),
+    "NashMDConfig NashMDTrainer": ("1.13", "nash_md"),
+    "XPOConfig XPOTrainer": ("1.13", "xpo"),
+    "PRMConfig PRMTrainer": ("1.13", "prm"),
+}
+"""Trainers that moved and went: the last release of TRL that has them, and where."""
 
 FUNCTIONS: Names = {
     **_of("peft", "0.10", "peft.prepare_model_for_int8_training=peft.prepare_model_for_kbit_training", deprecated="0.4"),
@@ -160,6 +168,12 @@ FUNCTIONS: Names = {
         for module, names in _EXPERIMENTAL.items()
         for name in names.split()
     },
+    **{
+        f"trl.{name}": Change("trl", "0.29", instead=f"the last with it is trl {last}, in `trl.experimental.{module}`")
+        for names, (last, module) in _GONE_SINCE.items()
+        for name in names.split()
+    },
+    **_of("trl", "0.14", "trl.set_seed=transformers.set_seed"),
     "torch.cuda.amp.GradScaler": Change("torch", deprecated="2.4", instead='use `torch.amp.GradScaler("cuda")`'),
     "torch.cuda.amp.autocast": Change("torch", deprecated="2.4", instead='use `torch.amp.autocast("cuda")`'),
 }

@@ -37,13 +37,17 @@ def removed_api(module: Module) -> Iterator[Finding]:
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM"))
     ```
     """
-    for use in uses(module, "removed", "unborn"):
+    for use, others in _together(list(uses(module, "removed", "unborn"))):
         change = use.change
+        what = use.what.format(fate=_lacks(module, use))
         yield Finding(
-            use.what.format(fate=_lacks(module, use)),
+            what + "".join(f", `{other.name.rpartition('.')[2]}`" for other in others),
             use.place,
             f"{_since(module, use)}: {change.advice}" if change.advice else _since(module, use),
-            related=tuple(Related("it is imported here", module.location(use.related)) for _ in [0] if use.related is not None),
+            related=(
+                *(Related("it is imported here", module.location(use.related)) for _ in [0] if use.related is not None),
+                *(Related("and this one", other.place) for other in others),
+            ),
             fix=use.fix,
         )
     for use in uses(module, "kept"):
@@ -54,6 +58,17 @@ def removed_api(module: Module) -> Iterator[Finding]:
             f"{change.library} {_pin(module, change)}, which this file installs, still has it; {_since(module, use)}",
             Severity.INFO,
         )
+
+
+def _together(found: list[Use]) -> Iterator[tuple[Use, list[Use]]]:
+    """Names of one import that went together and have one advice are told of at once, where each needs a hand."""
+    groups: dict[object, list[Use]] = {}
+    for use in found:
+        change = use.change
+        alone = use.statement is None or bool(use.edits)
+        key = id(use) if alone or use.statement is None else (use.statement.uid, change.library, change.removed, change.advice)
+        groups.setdefault(key, []).append(use)
+    return ((first, others) for first, *others in groups.values())
 
 
 def _lacks(module: Module, use: Use) -> str:

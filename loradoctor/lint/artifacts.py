@@ -56,7 +56,7 @@ def elsewhere(module: Module, path: Value | None) -> tuple[Artifact, ...]:
     Scripts are neighbours in one directory: only there does a relative path mean the same place, whoever runs them.
     """
     place = paths.place(path, module.trace.defaults)
-    if place is None or module.source.kind == "markdown" or module.is_test:
+    if place is None or not _has_neighbours(module) or module.is_test:
         return ()
     text = paths.pattern(place.text)
     sought = text.removesuffix(f"/{paths.CHECKPOINT}")
@@ -78,10 +78,15 @@ def served(module: Module) -> str | None:
     """The script beside this one that serves the adapter it saves with vLLM, as far as the paths in its strings tell."""
     here = str(Path(module.source.path).parent)
     paths_of_adapters = [a.path for a in module.written if a.kind == "adapter"]
-    if not paths_of_adapters or module.source.kind == "markdown":
+    if not paths_of_adapters or not _has_neighbours(module):
         return None
     module.project.consulted.update((here, *neighbours.directory(here).names))
     return next((server for path in paths_of_adapters for server in neighbours.servers(path, module.source.path)), None)
+
+
+def _has_neighbours(module: Module) -> bool:
+    """Whether it is a script in a directory: not a document, not what comes through a pipe."""
+    return module.source.kind != "markdown" and not module.source.path.startswith("<")
 
 
 def _neighbour(path: str, targets: Mapping[str, str]) -> Module | None:

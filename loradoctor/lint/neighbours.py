@@ -56,7 +56,7 @@ def writers(path: str, reader: str) -> tuple[str, ...]:
     modules = {Path(name).stem.encode() for name in named if name not in around.writers}
     if modules:
         found |= {name for name in around.writers if not modules.isdisjoint(around.imports.get(name, ()))}
-    found.discard(reader)
+    found.discard(str(Path(reader)))
     return tuple(sorted(found)) if len(found) <= WRITERS else ()
 
 
@@ -66,12 +66,19 @@ def servers(path: str, writer: str) -> tuple[str, ...]:
     if len(around.writers) > SAVING:
         return ()
     named = around.naming.get(path.rpartition("/")[2].encode(), ())
-    return tuple(name for name in named if name in around.servers and name != writer)
+    return tuple(name for name in named if name in around.servers and name != str(Path(writer)))
+
+
+def directory(path: str) -> Directory:
+    """What the scripts of a directory name; empty where there are too many or none can be read."""
+    try:
+        return _read_directory(path, Path(path).stat().st_mtime_ns)
+    except OSError:
+        return Directory()
 
 
 @lru_cache(maxsize=256)
-def directory(path: str) -> Directory:
-    """What the scripts of a directory name; empty where there are too many or none can be read."""
+def _read_directory(path: str, _: int) -> Directory:
     try:
         names = sorted(str(p) for p in Path(path).iterdir() if p.name.endswith(files.SUFFIXES))
     except OSError:

@@ -9,7 +9,6 @@ import pytest
 
 from loradoctor.config import Settings
 from loradoctor.diagnostic import Report
-from loradoctor.lint import neighbours
 from loradoctor.lint.module import analyse
 from loradoctor.lint.run import lint
 from loradoctor.lint.source import Source
@@ -127,11 +126,18 @@ def test_who_is_asked_is_told(tmp_path: Path) -> None:
     assert {Path(p).name for p in module.consulted} >= {tmp_path.name, "train.py", "use.py", "models.py"}
 
 
+def test_what_comes_through_a_pipe_has_no_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from peft import AutoPeftModelForCausalLM\nm = AutoPeftModelForCausalLM.from_pretrained('merged')\n"
+    write(tmp_path, merge=f"{text}m = m.merge_and_unload()\nm.save_pretrained('merged')\n".replace("'merged')\nm =", "'a')\nm ="), use=text)
+    monkeypatch.chdir(tmp_path)
+    assert [code for code, *_ in found(lint(["./use.py"], Settings()))] == ["LD112"]
+    assert found(lint([], Settings(), stdin=("<stdin>", text.encode()))) == []
+
+
 def test_a_collection_of_examples_is_no_project(tmp_path: Path) -> None:
     text = "from peft import AutoPeftModelForCausalLM\nm = AutoPeftModelForCausalLM.from_pretrained('a')\nm = m.merge_and_unload()\n"
     write(tmp_path, **{f"example{n}": f"{text}m.save_pretrained('merged{n}')\n" for n in range(13)})
     write(tmp_path, use="from peft import AutoPeftModelForCausalLM\nAutoPeftModelForCausalLM.from_pretrained('merged3')\n")
     assert found(lint([str(tmp_path / "use.py")], Settings())) == []
     (tmp_path / "example7.py").unlink()
-    neighbours.directory.cache_clear()
     assert [code for code, *_ in found(lint([str(tmp_path / "use.py")], Settings()))] == ["LD112"]

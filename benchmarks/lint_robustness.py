@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -101,7 +102,8 @@ def main() -> int:
     options = parser.parse_args()
     tally = Tally(options.limit)
     begin = time.perf_counter()
-    run(inputs(options), tally, options.processes)
+    with suppress(KeyboardInterrupt):  # the sums so far
+        run(inputs(options), tally, options.processes)
     report(tally, time.perf_counter() - begin)
     if options.json:
         totals = {"inputs": tally.inputs, "bytes": tally.size, "seconds": tally.seconds, "codes": tally.codes, "failures": tally.failures}

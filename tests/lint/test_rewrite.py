@@ -317,3 +317,28 @@ def test_a_refused_fix_is_told_with_its_finding(file: Path, monkeypatch: pytest.
     assert file.read_text() == BUG
     helps = [d.help for d in outcome.report.diagnostics]
     assert helps == ["its fix was not applied: the result would not parse, would lose a comment or would still have the bug"]
+
+
+@pytest.mark.skipif(shutil.which("patch") is None, reason="there is no `patch`")
+@pytest.mark.parametrize("name", ["a.py", "with space.py", "größe.py", "sub/a.py", "n.ipynb", "d.md"])
+@pytest.mark.parametrize("ending", ["\n", ""], ids=["newline", "no newline at the end"])
+@pytest.mark.parametrize("tool", [["patch", "-s", "-p1", "-i"], ["git", "apply", "--whitespace=nowarn"]], ids=["patch", "git"])
+def test_programs_that_apply_patches_make_of_it_what_a_fix_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ending: str, tool: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    text = BUG + 'größe = "\f ß"'
+    if name.endswith(".ipynb"):
+        text = json.dumps({"cells": [{"cell_type": "code", "source": text.splitlines(keepends=True)}]}, indent=1, ensure_ascii=False)
+    elif name.endswith(".md"):
+        text = f"# Größe\n\n```python\n{text}\n```"
+    path.write_text(text + ending)
+    (tmp_path / "p.patch").write_text(fix(name, diff=True).diff)
+    assert path.read_text() == text + ending
+    fix(name)
+    fixed = path.read_bytes()
+    path.write_text(text + ending)
+    shown = subprocess.run([*tool, "p.patch"], capture_output=True, text=True, check=False)
+    assert (shown.returncode, path.read_bytes() == fixed) == (0, True), shown.stderr + shown.stdout

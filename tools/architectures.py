@@ -43,20 +43,25 @@ TABLE = Path(__file__).parent.parent / "loradoctor" / "lint" / "libraries" / "ar
 KINDS = ((torch.nn.Linear, "linear"), (Conv1D, "conv1d"), (torch.nn.Embedding, "embedding"))
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 # Fields of configurations that decide which modules there are; checkpoints differ in them.
-VARIANTS: dict[str, Any] = {
-    "feed_forward_proj": "gated-gelu",
-    "q_lora_rank": None,
-    "word_embed_proj_dim": 64,
-    "embedding_size": 64,
-    "add_cross_attention": True,
-    "multi_query": False,
-    "use_swiglu_ffn": True,
-    "use_conv_bias": True,
-    "mlp_only_layers": [0],
-    "first_k_dense_replace": 1,
-    "use_weighted_layer_sum": True,
-    "add_adapter": True,
-}
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {"feed_forward_proj": "gated-gelu"},
+    {"feed_forward_proj": "relu"},
+    {"q_lora_rank": None},
+    {"word_embed_proj_dim": 64},
+    {"embedding_size": 64},
+    {"add_cross_attention": True},
+    {"multi_query": False},
+    {"use_swiglu_ffn": True},
+    {"use_conv_bias": True},
+    {"mlp_only_layers": [0]},
+    {"first_k_dense_replace": 1},
+    {"use_weighted_layer_sum": True},
+    {"add_adapter": True},
+    {"new_decoder_architecture": True},
+    {"parallel_attn": False},
+    {"qk_layernorm": True},
+    {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": False},
+)
 # Enough for every pattern of layers there is (Jamba's attention comes once in eight), few enough to be quick.
 LAYERS, EXPERTS = 9, 3
 SECONDS = 60
@@ -124,10 +129,10 @@ def built(cls: type[PreTrainedModel]) -> Iterator[PreTrainedModel]:
     else:
         print(f"left out {cls.__name__}: {reason[:120]}", file=sys.stderr)
         return
-    for field, value in VARIANTS.items():
-        if hasattr(config_class(), field):
+    for fields in VARIANTS:
+        if hasattr(config_class(), next(iter(fields))):
             with contextlib.suppress(Exception):
-                yield build(cls, config_class(**{field: value}), small=True)
+                yield build(cls, config_class(**fields), small=True)
 
 
 def build(cls: type[PreTrainedModel], config: Any, *, small: bool) -> PreTrainedModel:

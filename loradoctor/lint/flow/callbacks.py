@@ -45,6 +45,9 @@ def call(machine: Machine, node: ir.Call, name: str, passed: Passed, state: Stat
         return [(_zip([v for v in values if isinstance(v, (Items, Many))]), state)]
     if name == "builtins.bool" and len(values) == 1 and isinstance(values[0], Unknown):
         return [(values[0], state)]
+    if name.endswith("is_peft_model") and len(values) == 1:
+        answer = predicates.is_instance(values[0], Ref("peft.PeftModel"), state)
+        return None if answer is None else [(answer, state)]
     asked = predicates.version_call(machine, name, passed)
     if asked is not None:
         return [(asked, state)]

@@ -66,6 +66,9 @@ def call_value(machine: Machine, node: ir.Call, callee: Value, passed: Passed, s
     match callee:
         case Function():
             return functions.enter(machine, callee, None, functions.bind_own(machine, callee, passed, 0, state), state)
+        case Method(receiver=receiver, function=Function() as function) if _takes_all(function):
+            first = (ir.Arg(node, None, "", node.ref), receiver)
+            return functions.enter(machine, function, None, functions.bind_own(machine, function, (first, *passed), 0, state), state)
         case Method(receiver=receiver, function=Function() as function):
             return functions.enter(machine, function, receiver, functions.bind_own(machine, function, passed, 1, state), state)
         case UserClass():
@@ -106,6 +109,11 @@ def _call_method(machine: Machine, node: ir.Call, receiver: Value, name: str, pa
     if isinstance(receiver, (Table, Items, Many)) and isinstance(node.func, ir.Attr):
         return containers.call_method(machine, node, receiver, name, passed, state, scope)
     return _library_method(machine, node, receiver, name, passed, state)
+
+
+def _takes_all(function: Function) -> bool:
+    """Whether a function has no name for its receiver: what a decorator puts in the place of a method."""
+    return bool(function.node.params) and function.node.params[0].star == "*"
 
 
 def _is_classmethod(function: Function) -> bool:

@@ -106,7 +106,8 @@ def run(machine: Machine, function: Function, receiver: Value | None, arguments:
     node = function.node
     if node in machine.stack or len(machine.stack) >= DEPTH:
         return [(machine.fresh(node.uid, state), state)]
-    scope = machine.new_scope(function.scope, owner=function.owner, self_value=receiver)
+    own = receiver if receiver is not None or function.owner is None else next(iter(arguments.values()), None)
+    scope = machine.new_scope(function.scope, owner=function.owner, self_value=own)
     for name, value in arguments.items():
         state.vars[scope, name] = value
     if receiver is not None and node.params:
@@ -137,8 +138,11 @@ def run(machine: Machine, function: Function, receiver: Value | None, arguments:
 
 
 def _hands_on(node: ir.Function, arguments: Iterable[Value], state: State) -> bool:
-    """Whether a function without any interesting word is run all the same: it only returns, or it is handed something that matters."""
-    if len(node.body) == 1 and isinstance(node.body[0], ir.Return):
+    """Whether a function without any interesting word is run all the same.
+
+    It only returns, makes another function, or is handed something that matters.
+    """
+    if (len(node.body) == 1 and isinstance(node.body[0], ir.Return)) or any(isinstance(s, ir.Function) for s in node.body):
         return True
     return any(isinstance(v, (Method, Partial)) or isinstance(state.facts(v), (Model, Peft)) or _matters(v) for v in arguments)
 

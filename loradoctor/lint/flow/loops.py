@@ -57,6 +57,7 @@ def _over_elements(machine: Machine, node: ir.For, iterable: Value, begin: State
         machine.loop_depth -= 1
         result.broke += step.broke
         result.returned += step.returned
+        result.raised += step.raised
         states = machine.join((step.normal or step.continued) if everything else step.normal + step.continued)
         if not states:
             break
@@ -81,6 +82,7 @@ def _over_generator(machine: Machine, node: ir.For, generator: Generator, begin:
         machine.loop_depth -= 1
         result.broke += step.broke
         result.returned += step.returned
+        result.raised += step.raised
         return machine.join(step.normal + step.continued)
 
     return functions.iterate(machine, generator, begin, turn)
@@ -123,6 +125,7 @@ def while_loop(machine: Machine, node: ir.While, state: State, scope: int) -> Fl
         machine.loop_depth -= 1
         exits += step.broke
         result.returned += step.returned
+        result.raised += step.raised
         states = machine.join(step.normal + step.continued)
     endless = isinstance(node.test, ir.Const) and bool(node.test.value)
     if not (endless and (exits or result.returned)):

@@ -85,6 +85,7 @@ class Machine:
         self.functions: list[tuple[Function, UserClass | None]] = []
         self.classes: list[UserClass] = []
         self.made: set[int] = set()
+        self.wrappers: set[int] = set()
         self.assigned = survey.count_assignments(program)
         self.interesting = survey.interesting_words(program, vocabulary)
 
@@ -102,7 +103,8 @@ class Machine:
 
     def worth_entering(self, function: Function) -> bool:
         """Whether a function can do anything a rule looks at."""
-        return not isinstance(function.node, ir.Function) or not self.interesting.isdisjoint(function.node.words)
+        node = function.node
+        return not isinstance(node, ir.Function) or not self.interesting.isdisjoint(node.words) or node.uid in self.wrappers
 
     # -- names
 

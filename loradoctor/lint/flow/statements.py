@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import classes, contexts, evaluate, imports, loops, survey, targets
+from loradoctor.lint.flow import calls, classes, contexts, evaluate, imports, loops, survey, targets
 from loradoctor.lint.flow.facts import Peft
 from loradoctor.lint.flow.guards import branch, matching
 from loradoctor.lint.flow.state import State, merge_equal
 from loradoctor.lint.flow.values import (
     NONE,
     Function,
+    Partial,
     UserClass,
     Value,
 )
@@ -37,12 +39,14 @@ class Flow:
     returned: list[tuple[Value, State]] = field(default_factory=list)
     broke: list[State] = field(default_factory=list)
     continued: list[State] = field(default_factory=list)
+    raised: list[tuple[str, State]] = field(default_factory=list)
 
     def absorb(self, other: Flow) -> None:
         """Take over everything but the normal ends of another flow."""
         self.returned += other.returned
         self.broke += other.broke
         self.continued += other.continued
+        self.raised += other.raised
 
 
 def block(machine: Machine, body: Sequence[ir.Stmt], states: list[State], scope: int = 0) -> Flow:
@@ -135,20 +139,34 @@ def _with(machine: Machine, node: ir.With, state: State, scope: int) -> Flow:
 def _try(machine: Machine, node: ir.Try, state: State, scope: int) -> Flow:
     before = state.fork()
     flow = block(machine, node.body, [state], scope)
+    thrown, flow.raised = flow.raised, []
     if node.orelse:
         after = block(machine, node.orelse, flow.normal, scope)
         flow.normal = after.normal
         flow.absorb(after)
     machine.guard_depth += 1
     for handler in node.handlers:
-        caught = before.fork()
-        if handler.name:
-            machine.bind(handler.name, machine.fresh(node.uid, caught, "error"), scope, caught)
-        recovered = block(machine, handler.body, [caught], scope)
+        mine = [each for name, each in thrown if _catches(handler, name)]
+        thrown = [(name, each) for name, each in thrown if not _catches(handler, name)]
+        caught = machine.join([before.fork(), *mine])
+        for each in caught:
+            if handler.name:
+                machine.bind(handler.name, machine.fresh(node.uid, each, "error"), scope, each)
+        recovered = block(machine, handler.body, caught, scope)
         flow.normal += recovered.normal
         flow.absorb(recovered)
     machine.guard_depth -= 1
+    flow.raised += thrown
     return _finally(machine, node.final, flow, scope) if node.final else flow
+
+
+def _catches(handler: ir.Handler, name: str) -> bool:
+    """Whether an `except` clause catches what is raised by this name."""
+    if not handler.catches or name in handler.catches or not name:
+        return True
+    kind = getattr(builtins, name, Exception)
+    kinds = [getattr(builtins, caught, None) for caught in handler.catches]
+    return any(isinstance(k, type) and isinstance(kind, type) and issubclass(kind, k) for k in kinds)
 
 
 def _finally(machine: Machine, body: Sequence[ir.Stmt], flow: Flow, scope: int) -> Flow:
@@ -158,6 +176,10 @@ def _finally(machine: Machine, body: Sequence[ir.Stmt], flow: Flow, scope: int) 
         after = block(machine, body, [state], scope)
         last.absorb(after)
         last.returned += [(value, each) for each in after.normal]
+    for name, state in flow.raised:
+        after = block(machine, body, [state], scope)
+        last.absorb(after)
+        last.raised += [(name, each) for each in after.normal]
     for left, kept in ((flow.broke, last.broke), (flow.continued, last.continued)):
         if left:
             after = block(machine, body, machine.join(left), scope)
@@ -193,11 +215,25 @@ def _function(machine: Machine, node: ir.Function, state: State, scope: int) -> 
     if node.uid not in machine.defined:
         machine.defined.add(node.uid)
         machine.functions.append((value, here.owner if here.is_class else None))
-    for decorator in node.decorators:
-        evaluate.single(machine, decorator, state, scope)
+    kept: Value = value
+    for decorator in reversed(node.decorators):
+        kept, state = _decorated(machine, decorator, kept, state, scope)
     setter = here.is_class and any(isinstance(d, ir.Attr) and d.name in ("setter", "deleter") for d in node.decorators)
-    machine.bind(f"{node.name}.setter" if setter else node.name, value, scope, state)
+    machine.bind(f"{node.name}.setter" if setter else node.name, kept, scope, state)
     return Flow([state])
+
+
+def _decorated(machine: Machine, decorator: ir.Expr, function: Value, state: State, scope: int) -> tuple[Value, State]:
+    """What is left of a function under a decorator: what one of this file makes of it; any other is taken to keep it."""
+    applied, state = evaluate.single(machine, decorator, state, scope)
+    if not isinstance(applied, Function) or applied.node in machine.stack:
+        return function, state
+    call = ir.Call(decorator.uid, decorator.ref, decorator, ())
+    outcomes = calls.call_value(machine, call, applied, ((ir.Arg(decorator, None, "", decorator.ref), function),), state)
+    made, after = outcomes[0] if outcomes else (function, state)
+    if isinstance(made, Function) and isinstance(function, Function) and machine.worth_entering(function):
+        machine.wrappers.add(made.node.uid)
+    return (made if isinstance(made, (Function, Partial)) else function), after
 
 
 def _class(machine: Machine, node: ir.Class, state: State, scope: int) -> Flow:
@@ -232,7 +268,15 @@ def _leave(machine: Machine, node: ir.Leave, state: State, scope: int) -> Flow:
         evaluate.single(machine, node.value, state, scope)
     if node.how == "break":
         return Flow([], broke=[state])
-    return Flow([], continued=[state] if node.how == "continue" else [])
+    if node.how == "continue":
+        return Flow([], continued=[state])
+    return Flow([], raised=[(_exception(node.value), state)])
+
+
+def _exception(value: ir.Expr | None) -> str:
+    """The name of what is raised; nothing when it is raised again."""
+    named = value.func if isinstance(value, ir.Call) else value
+    return named.id if isinstance(named, ir.Name) else named.name if isinstance(named, ir.Attr) else ""
 
 
 def _import(machine: Machine, node: ir.Import, state: State, scope: int) -> Flow:

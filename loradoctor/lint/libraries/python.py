@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loradoctor.lint.flow.facts import Model, Peft, Trainer
+from loradoctor.lint.flow.facts import Instance, Model, Peft, Trainer
 from loradoctor.lint.flow.predicates import has_attribute, is_instance
 from loradoctor.lint.flow.values import NONE, Derived, Items, Known, Many, Partial, Ref, Unknown, UserClass, Value
 from loradoctor.lint.libraries.effects import Context, Spec, directory, of
@@ -122,6 +122,14 @@ def _partial(context: Context) -> Value | None:
     return Partial(values[0], tuple(zip(given[1:], values[1:], strict=True)))
 
 
+def _namespace(context: Context) -> Value:
+    made = context.new(Instance(context.node, context.name))
+    oid = context.state.oid(made)
+    if oid is not None:
+        context.state.attrs |= {(oid, name): value for name, value in context.binding.values.items()}
+    return made
+
+
 def _stop(_: Context) -> Value:
     from loradoctor.lint.flow.evaluate import NEVER
 
@@ -153,6 +161,7 @@ FUNCTIONS = {
     "builtins.print": Spec((), _none, recorded=_quiet),
     **dict.fromkeys(("builtins.exit", "builtins.quit", "sys.exit", "os._exit"), _STOP),
     **dict.fromkeys(("copy.deepcopy", "copy.copy"), Spec(("x",), _deepcopy, recorded=_quiet)),
+    **dict.fromkeys(("types.SimpleNamespace", "argparse.Namespace"), Spec((), _namespace, recorded=_quiet)),
     "functools.partial": Spec(("func",), _partial),
 }
 PATTERNS: dict[str, Spec] = {}

@@ -344,6 +344,35 @@ PROGRAMS = {
             def build(self):
                 return base()
     """,
+    "args by dataclass": """
+        from dataclasses import dataclass
+        from transformers import HfArgumentParser
+        @dataclass
+        class Args:
+            use_lora: bool = True
+            resume: str = None
+        def main():
+            (args,) = HfArgumentParser(Args).parse_args_into_dataclasses()
+            m = base()
+            if args.use_lora and args.resume is None:
+                m = get_peft_model(m, cfg)
+            elif args.use_lora:
+                m = PeftModel.from_pretrained(m, args.resume, is_trainable=True)
+            if args.resume is not None and args.use_lora:
+                m.print_trainable_parameters()
+            Trainer(model=m, args=TrainingArguments("x", learning_rate=1e-4)).train()
+        main()
+    """,
+    "two classes with the same method": """
+        class A:
+            def load(self): return get_peft_model(base(), cfg)
+        class B:
+            def load(self): return base()
+        def go(loader):
+            return PeftModel.from_pretrained(loader.load(), "x")  #! LD101 warning
+        go(A())
+        go(B())
+    """,
 }
 
 

@@ -406,6 +406,46 @@ PROGRAMS = {
             m = PeftModel.from_pretrained(m, read("b"))
             m.merge_and_unload().save_pretrained("out")
     """,
+    "class registry by decorator": """
+        REGISTRY = {}
+        def register(name):
+            def add(f):
+                REGISTRY[name] = f
+                return f
+            return add
+        @register("lora")
+        def lora(m):
+            return get_peft_model(m, cfg)
+        m = REGISTRY["lora"](base())
+        PeftModel.from_pretrained(m, "x")  #! LD101
+    """,
+    "a decorator that loads first": """
+        def with_adapter(f):
+            def inner(m, *args):
+                return f(get_peft_model(m, cfg), *args)
+            return inner
+        @with_adapter
+        def resume(m, path):
+            return PeftModel.from_pretrained(m, path)  #! LD101
+        resume(base(), "x")
+    """,
+    "setattr loop": """
+        class Run:
+            def __init__(self, **kw):
+                for k, v in kw.items():
+                    setattr(self, k, v)
+            def load(self): return PeftModel.from_pretrained(self.model, "x")  #! LD101
+        Run(model=get_peft_model(base(), cfg)).load()
+    """,
+    "partial method on self": """
+        from functools import partial
+        class Run:
+            def wrap(self, m, c): return get_peft_model(m, c)
+            def go(self):
+                w = partial(self.wrap, c=cfg)
+                return PeftModel.from_pretrained(w(base()), "x")  #! LD101
+        Run().go()
+    """,
 }
 
 

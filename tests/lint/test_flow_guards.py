@@ -599,6 +599,79 @@ PROGRAMS = {
         if not args.lora:
             m = PeftModel.from_pretrained(m, "x")
     """,
+    "an optuna objective": """
+        import optuna
+        b = base()
+        def objective(trial):
+            m = get_peft_model(b, LoraConfig(r=trial.suggest_int("r", 4, 16)))
+            Trainer(model=m, args=TrainingArguments("x", learning_rate=1e-4)).train()
+            return 1.0
+        optuna.create_study().optimize(objective, n_trials=3)
+    """,
+    "kwargs popped": """
+        def load(path, **kwargs):
+            trainable = kwargs.pop("is_trainable", True)
+            return PeftModel.from_pretrained(base(), path, is_trainable=trainable, **kwargs)
+        Trainer(model=load("x"), args=TrainingArguments("x", learning_rate=1e-4)).train()
+    """,
+    "any() all() guards": """
+        def main(flags):
+            m = base()
+            wanted = any(flags)
+            if wanted:
+                m = get_peft_model(m, cfg)
+            if not wanted:
+                m = PeftModel.from_pretrained(m, "x")
+            return m
+    """,
+    "chained comparison": """
+        def main(step):
+            m = base()
+            if 0 < step < 10:
+                m = get_peft_model(m, cfg)
+            else:
+                m = PeftModel.from_pretrained(m, "x")
+    """,
+    "model as default argument": """
+        b = get_peft_model(base(), cfg)
+        def go(m=b):
+            return PeftModel.from_pretrained(m, "x")  #! LD101
+        go()
+    """,
+    "instance attribute set from outside": """
+        class Run:
+            model = None
+            def load(self): self.model = PeftModel.from_pretrained(self.model, "x")  #! LD101
+        r = Run()
+        r.model = get_peft_model(base(), cfg)
+        r.load()
+    """,
+    "namedtuple": """
+        from collections import namedtuple
+        from typing import NamedTuple
+        Pair = namedtuple("Pair", "model tok")
+        class Other(NamedTuple):
+            model: object
+            tok: object = None
+        p = Pair(get_peft_model(base(), cfg), 1)
+        o = Other(get_peft_model(base(), cfg))
+        PeftModel.from_pretrained(o.model, "x")  #! LD101
+        m, tok = o
+    """,
+    "simple namespace": """
+        from types import SimpleNamespace
+        s = SimpleNamespace(model=get_peft_model(base(), cfg))
+        PeftModel.from_pretrained(s.model, "x")  #! LD101
+    """,
+    "ternary base": """
+        def main(quant):
+            q = BitsAndBytesConfig(load_in_4bit=True) if quant else None
+            m = AutoModelForCausalLM.from_pretrained("x", quantization_config=q)
+            if quant:
+                m = prepare_model_for_kbit_training(m)
+            m = get_peft_model(m, cfg)
+            Trainer(model=m, args=TrainingArguments("x", learning_rate=1e-4)).train()
+    """,
 }
 
 

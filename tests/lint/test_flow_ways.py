@@ -280,6 +280,32 @@ PROGRAMS = {
                 n = PeftModel.from_pretrained(m, "x")  #! LD101
         f()
     """,
+    "else after a try that returns": """
+        def main(path):
+            try:
+                m = PeftModel.from_pretrained(base(), path)
+            except OSError:
+                return None
+            return get_peft_model(m.merge_and_unload(), cfg)
+    """,
+    "raise caught in the same function": """
+        def main(path):
+            m = base()
+            try:
+                m = get_peft_model(m, cfg)
+                raise RuntimeError
+            except RuntimeError:
+                m = PeftModel.from_pretrained(m, path)  #! LD101 warning
+    """,
+    "early continue on exists": """
+        for name in ("a", "b"):
+            out = os.path.join("runs", name)
+            if os.path.exists(out):
+                continue
+            m = get_peft_model(base(), cfg)
+            Trainer(model=m, args=TrainingArguments("x", learning_rate=1e-4)).train()
+            m.save_pretrained(out)
+    """,
 }
 
 

@@ -18,8 +18,8 @@ def wrapped_twice(module: Module) -> Iterator[Finding]:
 
     The second call nests one PEFT model in another. Training seems to work, but the saved tensors are called
     `base_model.model.base_model.model.…`, and a reload fills nothing in. In a notebook it is enough to run the wrapping cell
-    twice: its execution counts and its stored output tell of that. Calling it on the base that an earlier call has changed in place is as risky: the layers of the first adapter are
-    still inside.
+    twice: its execution counts and its stored output tell of that. Calling it on the base that an earlier call has changed in
+    place is as risky: the layers of the first adapter are still inside.
 
     ```python
     from peft import LoraConfig, get_peft_model

@@ -83,16 +83,14 @@ _OF_OWNER = {
         "phi3": r"phi-3-(?:mini|medium)-\d+k-instruct|phi-3\.5-mini-instruct|phi-4|phi-4-mini-instruct",
     },
 }
-_TIED = re.compile(
-    rf"(?:qwen2\.5-(?:coder-|math-)?(?:0\.5|1\.5|3)b|qwen2-(?:0\.5|1\.5)b|qwen3-(?:0\.6|1\.7|4)b|gemma-(?:2|7)b|gemma-2-(?:2|9|27)b|gemma-3-(?:270m|1b|4b|"
-    rf"12b|27b)|llama-3\.2-[13]b|smollm2?-(?:135m|360m|1\.7b)|(?:distil)?gpt2(?:-medium|-large|-xl)?|opt-(?:125m|350m|1\.3b|2\.7b|6\.7b|13b|30b|66b)|"
-    rf"bloomz?-(?:560m|1b1|1b7|3b|7b1)){_ENDINGS}",
-    re.IGNORECASE,
+_TIED = (
+    r"qwen2\.5-(?:coder-|math-)?(?:0\.5|1\.5|3)b|qwen2-(?:0\.5|1\.5)b|qwen3-(?:0\.6|1\.7|4)b|gemma-(?:2|7)b|gemma-2-(?:2|9|27)b|"
+    r"gemma-3-(?:270m|1b|4b|12b|27b)|llama-3\.2-[13]b|smollm2?-(?:135m|360m|1\.7b)|(?:distil)?gpt2(?:-medium|-large|-xl)?|"
+    r"opt-(?:125m|350m|1\.3b|2\.7b|6\.7b|13b|30b|66b)|bloomz?-(?:560m|1b1|1b7|3b|7b1)"
 )
-_UNTIED = re.compile(
-    rf"(?:(?:meta-)?llama-2-(?:7|13|70)b|(?:meta-)?llama-3(?:\.1)?-(?:8|70)b|llama-3\.3-70b|llama-(?:7|13|30|65)b|mistral-7b|mixtral-8x(?:7|22)b|"
-    rf"qwen2\.5-(?:coder-|math-)?(?:7|14|32|72)b|qwen2-(?:7|72)b|qwen3-(?:8|14|32)b|tinyllama-1\.1b|vicuna-(?:7|13)b|pythia-.*){_ENDINGS}",
-    re.IGNORECASE,
+_UNTIED = (
+    r"(?:meta-)?llama-2-(?:7|13|70)b|(?:meta-)?llama-3(?:\.1)?-(?:8|70)b|llama-3\.3-70b|llama-(?:7|13|30|65)b|mistral-7b|mixtral-8x(?:7|22)b|"
+    r"qwen2\.5-(?:coder-|math-)?(?:7|14|32|72)b|qwen2-(?:7|72)b|qwen3-(?:8|14|32)b|tinyllama-1\.1b|vicuna-(?:7|13)b|pythia-.*"
 )
 _OWNERLESS = re.compile(
     r"(?:distil)?gpt2(?:-.*)?|(?:distil|xlm-)?(?:bert|roberta)-.*|t5-(?:small|base|large|3b|11b)|(?:albert|xlnet|bert)-.*|distilbert-.*"
@@ -125,7 +123,7 @@ def ties_embeddings(name: str) -> bool | None:
     if architecture_of(name) is None:
         return None
     last = name.rpartition("/")[2]
-    return True if _TIED.fullmatch(last) else False if _UNTIED.fullmatch(last) else None
+    return True if _family(_TIED).fullmatch(last) else False if _family(_UNTIED).fullmatch(last) else None
 
 
 @cache

@@ -176,7 +176,7 @@ def _close(name: str, kind: Architecture) -> str | None:
 def _swapped(name: str, listed_names: list[str]) -> str | None:
     """The name of some architecture's layer that has the same letters, where the other names of the list are names too."""
     others = [n for n in listed_names if n != name]
-    if len(name) < 5 or name in vocabulary() or not others or not all(n.rpartition(".")[2] in vocabulary() for n in others):
+    if len(name) < 5 or name in _ROLES or name in vocabulary() or not others or not all(n.rpartition(".")[2] in vocabulary() for n in others):
         return None
     letters = sorted(name)
     found = [word for word in vocabulary() if len(word) == len(name) and sorted(word) == letters and word not in others]

@@ -113,7 +113,11 @@ def run(machine: Machine, function: Function, receiver: Value | None, arguments:
     if receiver is not None and node.params:
         state.vars[scope, node.params[0].name] = receiver
     if isinstance(node, ir.Lambda):
-        return [(value, _forget(scope, after)) for value, after in evaluate.evaluate(machine, node.body, state, scope)]
+        machine.stack.append(node)
+        try:
+            return [(value, _forget(scope, after)) for value, after in evaluate.evaluate(machine, node.body, state, scope)]
+        finally:
+            machine.stack.pop()
     machine.entered.add(id(node))
     frame = machine.frame_of(node, (receiver, *arguments.values()))
     if not machine.worth_entering(function) and not _hands_on(node, arguments.values(), state):

@@ -6,6 +6,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loradoctor.config import Settings
 from loradoctor.diagnostic import Severity
@@ -151,6 +153,24 @@ def test_leaving_the_interpreter_ends_one_block(tmp_path: Path, exit_: str) -> N
 
 def test_names_and_models_carry_over_to_a_block_that_only_uses_them(tmp_path: Path) -> None:
     assert codes(tmp_path, f"```python\n{WRAP}\n```\nThen:\n```python\n{LOAD}\n```\n") == [("LD101", 6)]
+
+
+def test_imports_and_names_outlive_headings_and_models_do_not(tmp_path: Path) -> None:
+    first = 'import peft as p\nwhere = "runs/last"\nmodel = load()'
+    second = "a = p.get_peft_model(model, p.LoraConfig())\nb = p.PeftModel.from_pretrained(a, where)"
+    assert codes(tmp_path, f"```python\n{first}\n```\n\n## Loading\n\n```python\n{second}\n```\n") == [("LD101", 11)]
+
+
+def test_a_name_that_nothing_binds_is_the_librarys_in_documents_only(tmp_path: Path) -> None:
+    assert codes(tmp_path, f"```python\n{WRAP}\n{LOAD}\n```\n") == [("LD101", 3)]
+    assert codes(tmp_path, f"{WRAP}\n{LOAD}\n", "train.py") == []
+
+
+@given(st.text(alphabet="f(.,)a=[]'\"#\\\n !%:x*_", max_size=40))
+def test_masked_code_keeps_every_character_in_its_place(text: str) -> None:
+    masked = snippet.code(text)
+    assert len(masked) == len(text)
+    assert masked.count("\n") == text.count("\n")
 
 
 def test_a_block_that_binds_the_name_itself_starts_afresh(tmp_path: Path) -> None:

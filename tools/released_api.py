@@ -442,7 +442,10 @@ def _life(life: Span, short: dict[str, str]) -> str | list[str | None]:
 
 
 def names(directory: Path) -> str:
-    """The life of every public class, and of PEFT's and TRL's functions, that came or went: lines of name, since, until, ``-`` for neither."""
+    """The life of every public class, and of PEFT's and TRL's functions, that came or went: lines of name, since, until, ``-`` for neither.
+
+    A class of transformers that only left the list of what is public can still be imported from its module, and is left out.
+    """
     lines = []
     for library in ("peft", "transformers", "trl"):
         releases = wheels(directory, library)
@@ -450,14 +453,15 @@ def names(directory: Path) -> str:
         for name, life in sorted(name_history(releases).items()):
             since = "-" if life.since == releases[0].version else short[life.since]
             until = short[life.until] if life.until else "-"
-            kept = name[:1].isupper() if library == "transformers" else name in releases[-1].public_names or _defined(releases, name)
-            if kept and "." not in name and (since, until) != ("-", "-") and not (life.until and _SERVED.search(name)):
+            kept = name[:1].isupper() if library == "transformers" else _defined(releases, name)
+            still = bool(life.until) and (_SERVED.search(name) or (library == "transformers" and releases[-1].definition(name)))
+            if kept and "." not in name and (since, until) != ("-", "-") and not still:
                 lines.append(f"\n{library}.{name} {since} {until}")
     return "".join(lines) + "\n"
 
 
 def _defined(releases: tuple[Wheel, ...], name: str) -> bool:
-    """Whether a name that went was the library's own, not a module that its `__init__` happened to import."""
+    """Whether a name is the library's own class or function, not a module that its `__init__` names or imports."""
     return any(wheel.definition(name) is not None and name in wheel.public_names for wheel in releases)
 
 

@@ -383,9 +383,14 @@ def _short(name: str) -> str:
 def _changed(name: str) -> tuple[str, Change] | None:
     """The entry of an imported name, or of the module it is taken from."""
     parts = name.split(".")
-    if "experimental" in parts:
-        return None
-    candidates = [name, *(".".join(parts[:n]) for n in range(len(parts) - 1, 1, -1))]
-    if parts[0] in ("transformers", "trl", "peft") and len(parts) > 2 and parts[-1][:1].isupper():
-        candidates.append(f"{parts[0]}.{parts[-1]}")
-    return next(((c, found) for c in candidates if (found := deprecations.symbol(c)) is not None), None)
+    found = deprecations.symbol(name)
+    if found is not None:
+        return name, found
+    homes = (".".join(parts[:n]) for n in range(len(parts) - 1, 1, -1))
+    home = next((h for h in homes if h in deprecations.FUNCTIONS), None)
+    if home is not None:
+        return home, deprecations.FUNCTIONS[home]
+    deep = parts[0] in ("transformers", "trl", "peft") and len(parts) > 2 and parts[-1][:1].isupper() and "experimental" not in parts
+    public = f"{parts[0]}.{parts[-1]}"
+    found = deprecations.symbol(public) if deep else None
+    return None if found is None else (public, replace(found, since=None))  # its own module had it before it became public

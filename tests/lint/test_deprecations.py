@@ -90,3 +90,18 @@ def test_a_field_of_the_base_with_a_default_of_its_own_is_no_news() -> None:
     for call in ("trl.SFTConfig", "trl.GRPOConfig"):
         assert not {"per_device_train_batch_size", "logging_steps", "learning_rate"} & deprecations.arguments(call).keys()
     assert deprecations.arguments("trl.SFTConfig")["warmup_ratio"].removed == "5.15"
+
+
+def test_a_module_is_no_public_name() -> None:
+    for name in ("trl.trainer", "trl.models", "trl.core", "peft.utils", "peft.tuners"):
+        assert public_name(name) is None
+
+
+def test_a_class_that_moved_is_known_by_its_own_module() -> None:
+    from loradoctor.lint.changed_names import _changed
+
+    assert _changed("trl.experimental.orpo.ORPOTrainer") is None
+    assert _changed("trl.experimental.ppo.PPOTrainer") == ("trl.experimental.ppo", deprecations.FUNCTIONS["trl.experimental.ppo"])
+    found = _changed("trl.trainer.ppo_trainer.PPOTrainer")
+    assert found is not None
+    assert (found[0], found[1].removed, found[1].since) == ("trl.PPOTrainer", "0.29", None)

@@ -183,3 +183,9 @@ def test_broken_files_pin_nothing(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project\n")
     (tmp_path / "requirements.txt").write_bytes(b"\xff\xfe==\n==1\n")
     assert for_file(str(tmp_path / "train.py")) == {}
+
+
+def test_the_release_of_a_commit_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "requirements.txt").write_text("peft @ git+https://github.com/huggingface/peft.git@13e53fc7ee5d89d59b16523051006dddf0fb7a49\n")
+    assert for_file(str(tmp_path / "train.py")) == {"peft": (0,)}

@@ -173,6 +173,8 @@ FUNCTIONS: Names = {
         for names, (last, module) in _GONE_SINCE.items()
         for name in names.split()
     },
+    **_of("trl", "1.13", "trl.experimental.ppo", instead="`trl.GRPOTrainer` or `trl.RLOOTrainer` train with a reward"),
+    **_of("trl", "1.14", " ".join(f"trl.experimental.{name}" for name in ("bco", "nash_md", "xpo", "prm"))),
     **_of("trl", "0.14", "trl.set_seed=transformers.set_seed"),
     "torch.cuda.amp.GradScaler": Change("torch", deprecated="2.4", instead='use `torch.amp.GradScaler("cuda")`'),
     "torch.cuda.amp.autocast": Change("torch", deprecated="2.4", instead='use `torch.amp.autocast("cuda")`'),

@@ -67,7 +67,9 @@ def _together(found: list[Use]) -> Iterator[tuple[Use, list[Use]]]:
         change = use.change
         alone = use.statement is None or bool(use.edits)
         key = id(use) if alone or use.statement is None else (use.statement.uid, change.library, change.removed, change.advice)
-        groups.setdefault(key, []).append(use)
+        group = groups.setdefault(key, [])
+        if use.name not in [other.name for other in group]:
+            group.append(use)
     return ((first, others) for first, *others in groups.values())
 
 

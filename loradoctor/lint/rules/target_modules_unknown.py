@@ -11,6 +11,7 @@ from loradoctor.lint.fitting import Fitting, fittings, joined, listed, written
 from loradoctor.lint.flow.values import NONE, Items, Value
 from loradoctor.lint.libraries.architectures import EXPRESSION, chosen_by_peft
 from loradoctor.lint.module import Arrival, Module, literal
+from loradoctor.lint.syntax import dotted, walk
 from loradoctor.rule import rule
 
 _LINEAR = frozenset({"peft.LoraConfig", "peft.AdaLoraConfig", "peft.LoHaConfig", "peft.LoKrConfig", "peft.OFTConfig", "peft.BOFTConfig"})
@@ -49,7 +50,7 @@ def target_modules_unknown(module: Module) -> Iterator[Finding]:
     for call, arrivals in fittings(module):
         absent = [_absent(module, f) for f in arrivals]
         first = next((f for f, is_absent in zip(arrivals, absent, strict=True) if is_absent), None)
-        if first is None or first.architecture is None:
+        if first is None or first.architecture is None or _tried(module, first.site.node):
             continue
         reported.add(call.uid)
         names = [n for n in listed(first.config.get("target_modules")) or () if n]
@@ -121,6 +122,16 @@ def _absent(module: Module, fitting: Fitting) -> bool:
 def _expressions(arrival: Arrival) -> bool:
     names = listed(arrival.arg("target_modules"))
     return names is not None and names != [] and all(n is not None and EXPRESSION.search(n) for n in names)
+
+
+def _tried(module: Module, wrap: ir.Call) -> bool:
+    """Whether the call stands in a `try` whose handler wraps a model again: the failure is expected."""
+    for statement in walk(module.program.body):
+        if isinstance(statement, ir.Try) and wrap in walk(statement.body):
+            again = [n for handler in statement.handlers for n in walk(handler.body) if isinstance(n, ir.Call)]
+            if any(dotted(n.func).rpartition(".")[2] == dotted(wrap.func).rpartition(".")[2] for n in again):
+                return True
+    return False
 
 
 def _every_layer(module: Module, call: ir.Call, fitting: Fitting) -> Fix | None:

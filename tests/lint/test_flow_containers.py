@@ -175,6 +175,35 @@ PROGRAMS = {
         t = Trainer(model=m, args=TrainingArguments("x", learning_rate=1e-4))
         t.train()
     """,
+    "a generator of batches in a training loop": """
+        def batches(data):
+            for start in range(0, len(data), 8):
+                yield data[start:start + 8]
+        def main(data):
+            m = get_peft_model(base(), cfg)
+            opt = torch.optim.AdamW(m.parameters(), lr=1e-4)
+            for epoch in range(3):
+                for batch in batches(data):
+                    m(batch).loss.backward()
+                    opt.step()
+            m.save_pretrained("x")
+    """,
+    "compare adapters in a dict comprehension of outputs": """
+        def answer(m, q): return m.generate(q)
+        b = base()
+        m = PeftModel.from_pretrained(b, "x", adapter_name="one")
+        m.load_adapter("y", adapter_name="two")
+        out = {}
+        for name in ("one", "two"):
+            m.set_adapter(name)
+            out[name] = answer(m, "q")
+    """,
+    "list of callbacks by comprehension and star": """
+        parts = [("lora", cfg), ("other", cfg)]
+        for name, c in parts:
+            m = get_peft_model(base(), c)
+            m.save_pretrained(name)
+    """,
 }
 
 

@@ -672,6 +672,107 @@ PROGRAMS = {
             m = get_peft_model(m, cfg)
             Trainer(model=m, args=TrainingArguments("x", learning_rate=1e-4)).train()
     """,
+    "two models, each wrapped once in its turn": """
+        one, two = base(), base()
+        for m, name in [(one, "one"), (two, "two")]:
+            w = get_peft_model(m, cfg)
+            w.save_pretrained(name)
+    """,
+    "a stream of text with a thread": """
+        from threading import Thread
+        from transformers import TextIteratorStreamer
+        def stream(m, tok, prompt):
+            streamer = TextIteratorStreamer(tok)
+            Thread(target=m.generate, kwargs=dict(streamer=streamer)).start()
+            for text in streamer:
+                yield text
+        m = PeftModel.from_pretrained(base(), "x").eval()
+        for text in stream(m, None, "hello"):
+            print(text)
+    """,
+    "merge in a helper and return": """
+        def merged(m):
+            if isinstance(m, PeftModel):
+                m = m.merge_and_unload()
+            return m
+        m = PeftModel.from_pretrained(base(), "x")
+        merged(m).save_pretrained("out")
+        n = merged(m)
+    """,
+    "unwrap chain": """
+        def unwrap(m):
+            while hasattr(m, "module"):
+                m = m.module
+            return m
+        m = get_peft_model(base(), cfg)
+        Trainer(model=m, args=TrainingArguments("x", learning_rate=1e-4)).train()
+        unwrap(m).save_pretrained("x")
+    """,
+    "a callback that saves": """
+        from transformers import TrainerCallback
+        class SavePeft(TrainerCallback):
+            def on_save(self, args, state, control, **kwargs):
+                path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+                kwargs["model"].save_pretrained(path)
+                return control
+        m = get_peft_model(base(), cfg)
+        t = Trainer(model=m, args=TrainingArguments("x", learning_rate=1e-4), callbacks=[SavePeft()])
+        t.train()
+        t.save_model("x")
+    """,
+    "model in a dict of models by name": """
+        models = {}
+        for name in ("a", "b"):
+            models[name] = PeftModel.from_pretrained(base(), name)
+        models["a"].eval()
+        print(models["b"].generate())
+    """,
+    "class-level cache": """
+        class Pool:
+            cache = {}
+            @classmethod
+            def get(cls, name):
+                if name not in cls.cache:
+                    cls.cache[name] = AutoModelForCausalLM.from_pretrained(name)
+                return cls.cache[name]
+        def adapt(name, path):
+            return PeftModel.from_pretrained(Pool.get(name), path)
+    """,
+    "module-level cache": """
+        _model = None
+        def get():
+            global _model
+            if _model is None:
+                _model = get_peft_model(base(), cfg)
+            return _model
+        def answer(q):
+            return get().generate(q)
+        def again(q):
+            return PeftModel.from_pretrained(get(), q)  #! LD101
+    """,
+    "reload on failure": """
+        def load(paths):
+            m = base()
+            for p in paths:
+                try:
+                    return PeftModel.from_pretrained(m, p)
+                except (OSError, ValueError) as error:
+                    print(error)
+            raise RuntimeError("none")
+        load(["x", "y"])
+    """,
+    "resume in the trainer only": """
+        def main(args):
+            m = get_peft_model(base(), cfg)
+            t = Trainer(model=m, args=TrainingArguments("x", learning_rate=1e-4))
+            last = None
+            if os.path.isdir("x") and not args.overwrite:
+                last = "x"
+            if args.resume is not None:
+                last = args.resume
+            t.train(resume_from_checkpoint=last)
+            t.save_model()
+    """,
 }
 
 

@@ -306,6 +306,24 @@ PROGRAMS = {
             Trainer(model=m, args=TrainingArguments("x", learning_rate=1e-4)).train()
             m.save_pretrained(out)
     """,
+    "what raises for PEFT models": """
+        from accelerate.utils import is_peft_model
+        def build(m):
+            forward = m.forward if not hasattr(m, "get_base_model") else m.get_base_model().forward
+            if is_peft_model(m):
+                raise ValueError
+            return get_peft_model(m, cfg)
+    """,
+    "a base loaded again in each fold's class": """
+        class Fold:
+            def __init__(self, n):
+                self.m = get_peft_model(base(), cfg)
+            def train(self):
+                Trainer(model=self.m, args=TrainingArguments("x", learning_rate=1e-4)).train()
+                self.m.save_pretrained("x")
+        for n in range(5):
+            Fold(n).train()
+    """,
 }
 
 

@@ -45,7 +45,7 @@ def _over_elements(machine: Machine, node: ir.For, iterable: Value, begin: State
     everything = survey.is_of_a_model(iterable)
     states = [begin]
     seen: set[object] = set()
-    for turn in range(MOST_TURNS):
+    for turn in range(len(iterable.items) if isinstance(iterable, Items) and len(iterable.items) < MOST_TURNS else MOST_TURNS):
         settled = _settled(machine, iterable, states, seen)
         if turn >= turns(machine, iterable) and settled:
             break

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loradoctor.lint.flow import paths
-from loradoctor.lint.flow.values import Known, Template, Unknown, Value
+from loradoctor.lint.flow.values import Items, Known, Template, Unknown, Value
 from loradoctor.lint.module import Module, analyse
 from loradoctor.lint.source import Source
 
@@ -143,6 +143,37 @@ def test_values_that_are_no_paths_are_not_compared() -> None:
 def test_checkpoints_are_filed_without_their_step() -> None:
     assert paths.pattern("runs/checkpoint-500") == f"runs/{paths.CHECKPOINT}"
     assert paths.pattern("runs/checkpoint-best") == "runs/checkpoint-best"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "dict(r=8, target_modules=['q_proj'])",
+        "dict({'r': 4}, r=8, target_modules=['q_proj'])",
+        "dict([('r', 8), ('target_modules', ['q_proj'])])",
+        "{'r': 4} | {'r': 8, 'target_modules': ['q_proj']}",
+        "{**{'r': 8}, 'target_modules': ['q_proj']}",
+        "asdict(Lora(8))",
+        "vars(Lora(r=8))",
+    ],
+)
+def test_arguments_out_of_a_table_are_those_of_the_call(table: str) -> None:
+    body = (
+        "from dataclasses import asdict\nfrom peft import LoraConfig\n@dataclass\nclass Lora:\n    r: int = 4\n"
+        f"    target_modules: list = field(default_factory=lambda: ['q_proj'])\nLoraConfig(**{table})\n"
+    )
+    module, _ = loads(body)
+    ((arrival,),) = [site.arrivals for site in module.calls("peft.LoraConfig")]
+    assert arrival.arg("r") == Known(8)
+    assert arrival.arg("target_modules") == Items("list", (Known("q_proj"),))
+    assert arrival.arg("bias") is None, "nothing else was passed"
+
+
+@pytest.mark.parametrize("table", ["dict(loaded)", "{'r': 8} | loaded", "asdict(loaded)", "dict(loaded, r=8)", "yaml.safe_load(loaded)"])
+def test_what_comes_out_of_a_file_may_be_anything(table: str) -> None:
+    module, _ = loads(f"import yaml\nfrom dataclasses import asdict\nfrom peft import LoraConfig\nLoraConfig(**{table})\n")
+    ((arrival,),) = [site.arrivals for site in module.calls("peft.LoraConfig")]
+    assert arrival.arg("bias") is not None
 
 
 def test_a_default_decides_no_condition(tmp_path: Path) -> None:

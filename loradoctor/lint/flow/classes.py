@@ -124,7 +124,7 @@ def construct_call(machine: Machine, cls: UserClass, node: ir.Call, passed: Pass
         state.attrs[obj.oid, "__class__"] = cls
         calls.apply(machine, node, spec, base, obj, passed, state, into=obj)
         return [(obj, state)]
-    binding = functions.bind(_fields(cls), passed)
+    binding = functions.bind(fields(cls), passed)
     outcomes: Outcomes = []
     for made, after in construct(machine, cls, node, state, None):
         if isinstance(made, Obj):
@@ -137,7 +137,7 @@ def construct_call(machine: Machine, cls: UserClass, node: ir.Call, passed: Pass
     return outcomes
 
 
-def _fields(cls: UserClass) -> tuple[str, ...]:
+def fields(cls: UserClass) -> tuple[str, ...]:
     """The fields of a data class, its bases' first."""
     names = [name for part in reversed(lineage(cls)) if isinstance(part, UserClass) for name in part.node.fields]
     return tuple(dict.fromkeys(names))

@@ -287,6 +287,8 @@ def _binary(machine: Machine, node: ir.Binary, state: State, scope: int) -> Outc
 
 
 def _joined(machine: Machine, node: ir.Binary, left: Value, right: Value, state: State) -> Value:
+    if node.op == "|" and isinstance(left, Table) and isinstance(right, Table):
+        return Table((*left.items, *right.items), left.complete and right.complete)
     text = (Known, Template, Unknown)
     if isinstance(left, text) and isinstance(right, text) and (_texty(left) or _texty(right)):
         if node.op == "+":

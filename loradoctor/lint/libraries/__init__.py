@@ -97,7 +97,7 @@ _EVERYDAY = frozenset(
     """
     partial isinstance getattr setattr list tuple sorted iter enumerate filter map zip join exit quit _exit Path tqdm trange to
     cuda cpu eval half float bfloat16 double train modules children named_modules named_children __call__ step next
-    super get field getenv cli parse strip rstrip format joinpath resolve absolute expanduser as_posix
+    super dict vars asdict get field getenv cli parse strip rstrip format joinpath resolve absolute expanduser as_posix
     abspath realpath normpath fspath str dirname
     """.split()
 )

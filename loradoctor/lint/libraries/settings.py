@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from loradoctor.lint import ir
+from loradoctor.lint.flow.classes import fields, find_in_class
 from loradoctor.lint.flow.facts import Instance
 from loradoctor.lint.flow.state import State
-from loradoctor.lint.flow.values import Items, Known, Unknown, UserClass, Value
+from loradoctor.lint.flow.values import Function, Items, Known, Ref, Table, Unknown, UserClass, Value
 from loradoctor.lint.libraries.effects import Context, Spec
 
 _OPTION = "--"
@@ -91,7 +93,48 @@ def _defaults(cls: Value | None, state: State) -> Iterator[tuple[str, Value]]:
 
 
 def _field(context: Context) -> Value | None:
-    return context.arg("default")
+    """What a field is without an argument; a factory that is a plain `lambda`, `list` or `dict` is asked."""
+    from loradoctor.lint.flow.evaluate import single
+
+    default, factory = context.arg("default"), context.arg("default_factory")
+    if default is not None or factory is None:
+        return default
+    if isinstance(factory, Function) and isinstance(factory.node, ir.Lambda):
+        return single(context.machine, factory.node.body, context.state, factory.scope)[0]
+    return Items("list", ()) if factory == Ref("builtins.list") else Table(()) if factory == Ref("builtins.dict") else None
+
+
+def _dict(context: Context) -> Value | None:
+    """`dict(table, name=value)`, `dict(pairs)`."""
+    items: list[tuple[object, Value]] = []
+    complete = not context.binding.open
+    for given in context.binding.positional:
+        if isinstance(given, Table):
+            items += given.items
+            complete &= given.complete
+            continue
+        pairs = given.items if isinstance(given, Items) else (given,)
+        for pair in pairs:
+            match pair:
+                case Items(items=(Known(value=key), value)):
+                    items.append((key, value))
+                case _:
+                    complete = False
+    items += context.binding.values.items()
+    return Table(tuple(items), complete) if items or complete else None
+
+
+def _fields(context: Context) -> Value | None:
+    """The fields of an object of a data class as a dict: what it was made with and, for the rest, their defaults."""
+    made = context.arg("object")
+    oid = context.state.oid(made)
+    cls = context.state.attrs.get((oid, "__class__")) if oid is not None else None
+    if oid is None or not isinstance(cls, UserClass):
+        return None
+    names = fields(cls)
+    held = {name: context.state.attrs.get((oid, name)) or find_in_class(cls, name, context.state) for name in names}
+    known = tuple((name, value) for name, value in held.items() if value is not None)
+    return Table(known, complete=len(known) == len(names)) if names else None
 
 
 def _variable(context: Context) -> Value | None:
@@ -120,6 +163,9 @@ FUNCTIONS = {
     f"{_PARSER}.parse_args": Spec((), _parse_args, recorded=_quiet),
     f"{_PARSER}.parse_known_args": Spec((), _parse_args, recorded=_quiet),
     "dataclasses.field": Spec((), _field, recorded=_quiet),
+    "dataclasses.asdict": Spec(("object",), _fields, recorded=_quiet),
+    "builtins.vars": Spec(("object",), _fields, recorded=_quiet),
+    "builtins.dict": Spec((), _dict, recorded=_quiet),
     "os.getenv": Spec(("key", "default"), _variable, recorded=_quiet),
     "os.environ.get": Spec(("key", "default"), _variable, recorded=_quiet),
     "tyro.cli": Spec(("cls",), _parse_class, recorded=_quiet),

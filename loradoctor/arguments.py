@@ -125,6 +125,7 @@ def _lint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", default=["."], metavar="PATH", help="files, directories, or - for standard input (default: .)")
     parser.add_argument("--stdin-filename", metavar="NAME", help="what to call standard input; decides whether it is a notebook")
     parser.add_argument("--documents", action="store_true", help="look into Markdown and reStructuredText below directories too")
+    parser.add_argument("--no-cache", dest="cache", action="store_false", help="neither use nor keep the results of earlier runs")
     fixes = parser.add_argument_group("fixes")
     fixes.add_argument("--fix", action="store_true", help="repair what can be repaired without changing anything else")
     fixes.add_argument("--unsafe-fixes", action="store_true", help="repair also where the program may change otherwise")

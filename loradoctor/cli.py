@@ -57,7 +57,7 @@ def _lint(options: Namespace) -> int:
         return _fix(options, settings)
     from loradoctor.lint.run import lint
 
-    report = lint([] if stdin else options.paths, settings, stdin=stdin)
+    report = lint([] if stdin else options.paths, settings, stdin=stdin, cached=settings.cache and stdin is None)
     return _emit(options, settings, report, Sources(dict([stdin]) if stdin else None))
 
 
@@ -173,6 +173,7 @@ def _settings(options: Namespace, start: str) -> Settings:
         extend_select=getattr(options, "extend_select", ()),
         fail_on=options.fail_on,
         documents=getattr(options, "documents", False),
+        cache=getattr(options, "cache", True),
     )
 
 

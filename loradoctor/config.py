@@ -30,6 +30,7 @@ class Settings:
     documents: bool = False
     target_versions: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
+    cache: bool = True
     root: str | None = None
 
     def enabled(self, code: str) -> bool:
@@ -44,6 +45,7 @@ class Settings:
         extend_select: Iterable[str] = (),
         fail_on: Severity | str | None = None,
         documents: bool = False,
+        cache: bool = True,
     ) -> Settings:
         """These settings with what one run asks for; codes, names and code prefixes are accepted.
 
@@ -57,6 +59,7 @@ class Settings:
             select=None if chosen is None else chosen | extended,
             ignore=(self.ignore - extended) | _codes(list(ignore), "ignore"),
             documents=self.documents or documents,
+            cache=self.cache and cache,
             fail_on=self.fail_on if fail_on is None else _severity(fail_on, "fail-on"),
         )
 
@@ -217,4 +220,5 @@ _KEYS: Mapping[str, Callable[[object, str], object]] = {
     "documents": _flag,
     "target-versions": _versions,
     "python": _string,
+    "cache": _flag,
 }

@@ -26,6 +26,7 @@ def test_every_key(tmp_path):
         python = "python3.12"
         per-path-ignores = { "tests/**" = ["LD004"] }
         documents = true
+        cache = false
         target-versions = { peft = "0.17.1" }
         """,
     )
@@ -37,6 +38,7 @@ def test_every_key(tmp_path):
         respect_gitignore=False,
         per_path_ignores={"tests/**": frozenset({"LD004"})},
         documents=True,
+        cache=False,
         target_versions={"peft": "0.17.1"},
         python="python3.12",
         root=str(tmp_path),

@@ -1,5 +1,5 @@
 """Which files a lint run reads, and which of them can be left unparsed. Imports nothing heavy: a clean tree ends here."""
-# ruff: noqa: PTH100, PTH110, PTH116, PTH118, PTH120, PTH123
+# ruff: noqa: PTH100, PTH110, PTH116, PTH118, PTH120
 # Paths are printed as they were reached and links are not resolved; pathlib would normalise both.
 
 from __future__ import annotations
@@ -21,27 +21,24 @@ SUFFIXES = (".py", ".ipynb")
 DOCUMENTS = (".md", ".mdx", ".rst", ".markdown")
 SKIPPED_DIRECTORIES = frozenset(
     [
-        *(".bzr", ".cache", ".direnv", ".eggs", ".git", ".hg", ".idea", ".ipynb_checkpoints", ".mypy_cache", ".nox"),
+        *(".bzr", ".cache", ".direnv", ".eggs", ".git", ".hg", ".idea", ".ipynb_checkpoints", ".loradoctor_cache", ".mypy_cache", ".nox"),
         *(".pytest_cache", ".pytype", ".ruff_cache", ".svn", ".tox", ".venv", ".vscode", "__pycache__", "__pypackages__"),
         *("_build", "build", "dist", "node_modules", "site-packages", "venv"),
     ]
 )
 
-# No rule can fire in a file that has none of these words. A word that is part of another listed word is left out.
-RELEVANT_WORDS = (
-    "[pP][eE][fF][tT]",
-    "LoraConfig",
-    "LoRAConfig",
-    "lora_alpha",
-    "load_(?:lora_weights|attn_procs)",
-    "merge_and_unload",
-    "kbit_training",
-    "(?:load|add|set|disable|enable|delete)_adapter",
-    "adapter_(?:model|config)",
-    "unsloth",
-    "loradoctor",
+_STEMS = (b"peft", b"lora", b"adapter", b"merge_and_unload", b"kbit_training", b"unsloth", b"torch.save(")
+"""Every relevant word holds one of these in small letters. Searching for them costs a fifth of what the words themselves do."""
+
+RELEVANT_WORDS = tuple(
+    word.encode()
+    for word in """
+    LoraConfig LoRAConfig lora_alpha load_lora_weights merge_and_unload kbit_training load_adapter add_adapter set_adapter
+    disable_adapter enable_adapter delete_adapter adapter_model adapter_config unsloth loradoctor
+    """.split()
 )
-_relevant = re.compile("|".join(RELEVANT_WORDS).encode()).search
+"""No rule can fire in a file that has none of these, does not speak of PEFT in letters of any size, and saves no model for
+another one to load. A word that is part of another one is left out."""
 
 # Files with these words build, load or take apart the models that another file goes on with.
 _wraps_models = re.compile(rb"get_peft_model|PeftModel|PeftConfig|LoraConfig|merge_and_unload|prepare_model_for|PeftMixed").search
@@ -49,7 +46,15 @@ _wraps_models = re.compile(rb"get_peft_model|PeftModel|PeftConfig|LoraConfig|mer
 
 def relevant(data: bytes) -> bool:
     """Whether any rule could have something to say about a file with these bytes."""
-    return _relevant(data) is not None or (b"torch.save(" in data and b"load_state_dict(" in data and b"from_pretrained" in data)
+    small = data.lower()
+    for stem in _STEMS:  # not `any`: a generator would cost as much as the search
+        if stem in small:
+            break
+    else:
+        return False
+    if b"peft" in small or any(word in data for word in RELEVANT_WORDS):
+        return True
+    return b"torch.save(" in data and b"load_state_dict(" in data and b"from_pretrained" in data
 
 
 def wraps_models(data: bytes) -> bool:
@@ -100,8 +105,15 @@ def find(paths: Iterable[str], settings: Settings) -> Found:
 
 def read(path: str) -> bytes:
     """The bytes of a file; raises OSError."""
-    with open(path, "rb") as file:
-        return file.read()
+    # Thousands of files are read that turn out not to matter: `open` costs three times as much.
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        parts = []
+        while part := os.read(number, max(os.fstat(number).st_size + 1, 1 << 16)):
+            parts.append(part)
+    finally:
+        os.close(number)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def reason(error: Exception) -> str:

@@ -14,57 +14,113 @@ from typing import TYPE_CHECKING
 
 from loradoctor.diagnostic import Finding, Location, Report
 from loradoctor.engine import stamp
+from loradoctor.lint.pipeline import Outcome
 from loradoctor.self_report import check_did_not_complete
 
 if TYPE_CHECKING:
     from loradoctor.lint.pipeline import Pipeline
 
+Work = tuple[str, bytes]
+"""A path and the file's bytes; none where it is to be read by whoever analyses it."""
+
 FILES_PER_TASK = 4
+"""Neighbours are analysed together, since they import each other; more of them would leave a process waiting at the end."""
+_GARBAGE = 24
+"""Files after which a process looks for cycles: a tree of a long file is 20 MB."""
+
+_work: Sequence[Work] = ()
+"""What there is to do, where a forked process finds it without a copy."""
 
 
-def each(pipeline: Pipeline, paths: Sequence[str]) -> Iterator[Report | None]:
-    """The report on every path, in order; on this process where others cannot be had."""
-    method, workers = _method(), min(_processors(), len(paths) // FILES_PER_TASK)
+def each(pipeline: Pipeline, work: Sequence[Work]) -> Iterator[Outcome]:
+    """What there is to say about every file, in order; on this process where others cannot be had."""
+    method, workers = _method(), min(_processors(), len(work) // FILES_PER_TASK)
     if method is None or workers < 2:
-        yield from map(pipeline.file, paths)
+        yield from (_one(pipeline, *one) for one in work)
         return
-    chunks = [tuple(paths[i : i + FILES_PER_TASK]) for i in range(0, len(paths), FILES_PER_TASK)]
+    tasks = [range(i, min(i + FILES_PER_TASK, len(work))) for i in range(0, len(work), FILES_PER_TASK)]
+    largest_first = sorted(tasks, key=lambda task: -sum(len(work[i][1]) for i in task))
     context = multiprocessing.get_context(method)
     try:
-        pool = ProcessPoolExecutor(workers, mp_context=context)
-        with pool:
-            results = [pool.submit(_chunk, pipeline, chunk) for chunk in chunks]
-            done = [None if f.exception() else f.result() for f in results]
+        with _pool(workers, context, pipeline, work, method) as pool:
+            results = {task: pool.submit(_chunk, pipeline, task) for task in largest_first}
+            done = {task: None if f.exception() else f.result() for task, f in results.items()}
     except OSError:  # no semaphores or no more processes: some containers and sandboxes
-        done = [_chunk(pipeline, chunk) for chunk in chunks]
-    for chunk, reports in zip(chunks, done, strict=True):
-        yield from reports if reports is not None else (_alone(pipeline, path, context) for path in chunk)
+        done = {task: [_one(pipeline, *work[i]) for i in task] for task in tasks}
+    for task in tasks:
+        outcomes = done[task]
+        yield from outcomes if outcomes is not None else (_alone(pipeline, work[i][0], context) for i in task)
 
 
-def _chunk(pipeline: Pipeline, paths: tuple[str, ...]) -> list[Report | None]:
+def _pool(
+    workers: int, context: multiprocessing.context.BaseContext, pipeline: Pipeline, work: Sequence[Work], method: str
+) -> ProcessPoolExecutor:
+    if method != "fork":
+        return ProcessPoolExecutor(workers, context, _begin, ([(path, b"") for path, _ in work],))
+    _preload(pipeline)
+    _begin(work)
+    return ProcessPoolExecutor(workers, context)
+
+
+def _preload(pipeline: Pipeline) -> None:
+    """Import here what every process will need, so that none of them has to."""
+    if pipeline.analyse is None:
+        from loradoctor import registry
+        from loradoctor.lint import libraries, module
+
+        libraries.vocabulary()
+        registry.family("lint")
+        assert module  # noqa: S101 -- imported for those to come
+
+
+def _begin(work: Sequence[Work]) -> None:
+    global _work  # noqa: PLW0603 -- the way into a process that was forked, and into one that was not
+    _work = work
+
+
+def _chunk(pipeline: Pipeline, task: Sequence[int]) -> list[Outcome]:
     import gc
 
     gc.disable()
-    reports = []
-    for path in paths:
-        reports.append(pipeline.file(path))
-        gc.collect()  # trees are dropped whole; without this they would pile up to the end of the task
-    gc.enable()
-    return reports
+    outcomes = [_one(pipeline, *_work[i]) for i in task]
+    _collect(len(task))
+    return outcomes
 
 
-def _alone(pipeline: Pipeline, path: str, context: multiprocessing.context.BaseContext) -> Report | None:
-    """The report on a file whose neighbour, or which itself, ended the process it was in."""
+_since = 0
+
+
+def _collect(files: int) -> None:
+    # Trees are dropped whole; what is left in cycles would pile up to the end of the run.
+    global _since  # noqa: PLW0603 -- counted over the tasks of a process
+    _since += files
+    if _since >= _GARBAGE:
+        import gc
+
+        gc.collect()
+        _since = 0
+
+
+def _one(pipeline: Pipeline, path: str, data: bytes) -> Outcome:
+    return pipeline.examined(path, data) if data else pipeline.outcome(path)
+
+
+def _file(pipeline: Pipeline, path: str) -> Outcome:
+    return pipeline.outcome(path)
+
+
+def _alone(pipeline: Pipeline, path: str, context: multiprocessing.context.BaseContext) -> Outcome:
+    """What there is to say about a file whose neighbour, or which itself, ended the process it was in."""
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_chunk, pipeline, (path,)).result()[0]
+            return pool.submit(_file, pipeline, path).result()
     except (BrokenProcessPool, OSError):
         finding = Finding(
             "the process that analysed this file died",
             Location(path),
             help="nothing in it was checked; please report this with the file that caused it",
         )
-        return Report().with_diagnostics([stamp(check_did_not_complete, finding, path)])
+        return Outcome(Report().with_diagnostics([stamp(check_did_not_complete, finding, path)]), lasts=False)
 
 
 def _method() -> str | None:

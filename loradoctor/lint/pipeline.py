@@ -29,6 +29,18 @@ Analyse = Callable[["Source"], Any]
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """The report on one file, None when no rule could have anything to say about it.
+
+    ``consulted`` are the other paths that it rests on; it ``lasts`` while the file and those stay as they are.
+    """
+
+    report: Report | None
+    consulted: frozenset[str] = frozenset()
+    lasts: bool = True
+
+
+@dataclass(frozen=True)
 class Pipeline:
     """How one file is turned into diagnostics; the parts can be replaced by stand-ins."""
 
@@ -38,11 +50,7 @@ class Pipeline:
 
     def file(self, path: str) -> Report | None:
         """The report on one file; None when no rule could have anything to say about it."""
-        try:
-            data = files.read(path)
-        except (OSError, ValueError) as error:
-            return Report().with_diagnostics(self.kept(path, [unreadable(path, files.reason(error))]))
-        return self.data(path, data)
+        return self.outcome(path).report
 
     def data(self, path: str, data: bytes) -> Report | None:
         """The report on a file with these bytes; None when no rule could have anything to say about it."""
@@ -50,12 +58,25 @@ class Pipeline:
 
     def examine(self, path: str, data: bytes) -> Report:
         """The report on a file with these bytes."""
+        report = self.examined(path, data).report
+        return Report() if report is None else report
+
+    def outcome(self, path: str) -> Outcome:
+        """What there is to say about one file, and what that rests on."""
+        try:
+            data = files.read(path)
+        except (OSError, ValueError) as error:
+            return Outcome(Report().with_diagnostics(self.kept(path, [unreadable(path, files.reason(error))])), lasts=False)
+        return self.examined(path, data) if files.relevant(data) else Outcome(None)
+
+    def examined(self, path: str, data: bytes) -> Outcome:
+        """What there is to say about a file with these bytes, and what that rests on."""
         from loradoctor.lint.source import Source, SourceError
 
         try:
             source = Source.from_bytes(path, data)
         except SourceError as error:
-            return Report().with_diagnostics(self.kept(path, [_source_error(path, error)]))
+            return Outcome(Report().with_diagnostics(self.kept(path, [_source_error(path, error)])))
         try:
             with _time_limit(TIME_LIMIT):
                 source, module, broken = self._module(source)
@@ -64,11 +85,13 @@ class Pipeline:
                 if getattr(module, "is_test", False):
                     found = [_as_information(d) for d in found]
         except Exception as error:  # noqa: BLE001 -- one file that cannot be analysed must not end the run
-            return Report().with_diagnostics(self.kept(path, [_failure(source, error)]))
+            return Outcome(Report().with_diagnostics(self.kept(path, [_failure(source, error)])), lasts=False)
         errors = [_source_error(path, e, "block" if source.kind == "markdown" else "") for e in broken]
         if source.kind == "markdown":  # nobody promised that every block of a tutorial is a program
             errors = [replace(e, severity=Severity.INFO) for e in errors]
-        return self._report(source, errors, found, analysed=module is not None)
+        report = self._report(source, errors, found, analysed=module is not None)
+        failed = any(d.code == check_did_not_complete.code for d in found)
+        return Outcome(report, getattr(module, "consulted", frozenset()), lasts=not failed)
 
     def _report(self, source: Source, broken: list[Diagnostic], found: list[Diagnostic], analysed: bool) -> Report:
         kept, silenced = [*broken, *found], 0

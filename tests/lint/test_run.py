@@ -13,7 +13,7 @@ import pytest
 
 from loradoctor.config import Settings
 from loradoctor.diagnostic import Finding, Location, Report, Severity
-from loradoctor.lint import parallel, pipeline, run
+from loradoctor.lint import files, lower_ast, parallel, pipeline, run
 from loradoctor.lint.run import lint
 from loradoctor.lint.source import Source
 from loradoctor.rule import Rule, rule
@@ -212,7 +212,7 @@ def test_other_processes_do_the_work(here: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(parallel, "_processors", lambda: 2)
     if parallel._method() != "fork":
         pytest.skip("no fork here")
-    told = run.files.find(["."], Settings()).files[:-1]
+    told = [(path, files.read(path)) for path in files.find(["."], Settings()).files[:-1]]
 
     @rule("LD901", Severity.ERROR)
     def where(_: object) -> Iterator[Finding]:
@@ -220,8 +220,8 @@ def test_other_processes_do_the_work(here: Path, monkeypatch: pytest.MonkeyPatch
         yield Finding(str(os.getpid()), Location("a.py"))
 
     monkeypatch.setattr(pipeline.Pipeline, "_rules", lambda _: (where,))
-    reports = list(parallel.each(pipeline.Pipeline(Settings()), told))
-    assert str(os.getpid()) not in {d.message for r in reports if r for d in r.diagnostics}
+    outcomes = list(parallel.each(pipeline.Pipeline(Settings()), told))
+    assert str(os.getpid()) not in {d.message for o in outcomes if o.report for d in o.report.diagnostics}
 
 
 def test_a_process_that_dies_is_told_for_its_file_alone(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,17 +229,46 @@ def test_a_process_that_dies_is_told_for_its_file_alone(here: Path, monkeypatch:
     monkeypatch.setattr(parallel, "_processors", lambda: 2)
     if parallel._method() != "fork":
         pytest.skip("no fork here")
-    real = pipeline.Pipeline.file
+    real = pipeline.Pipeline.examined
 
-    def deadly(self: pipeline.Pipeline, path: str) -> Report | None:
+    def deadly(self: pipeline.Pipeline, path: str, data: bytes) -> pipeline.Outcome:
         if path == "07.py":
             os._exit(1)
-        return real(self, path)
+        return real(self, path, data)
 
-    monkeypatch.setattr(pipeline.Pipeline, "file", deadly)
+    monkeypatch.setattr(pipeline.Pipeline, "examined", deadly)
     report = lint(["."], Settings())
     assert brief(report) == sorted([*(e for e in expected if not e.startswith("07")), "07.py - LD002"])
     assert "process that analysed this file died" in next(d.message for d in report.diagnostics if d.code == "LD002")
+
+
+@pytest.mark.parametrize("enough", [run.ENOUGH_FOR_PROCESSES, 10_000])
+def test_no_file_is_read_twice(here: Path, monkeypatch: pytest.MonkeyPatch, enough: int) -> None:
+    for number in range(run.ENOUGH_FOR_PROCESSES + 5):
+        (here / f"{number}.py").write_text("import peft\n\nmodel.disable_adapter()\n")
+    monkeypatch.setattr(run, "ENOUGH_FOR_PROCESSES", enough)
+    monkeypatch.setattr(parallel, "_processors", lambda: 1)
+    read: list[str] = []
+    real = files.read
+    monkeypatch.setattr(files, "read", lambda path: (read.append(path), real(path))[1])
+    lint(["."], Settings())
+    assert sorted(read) == sorted(set(read))
+
+
+def test_what_has_no_room_is_read_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = many(here)
+    monkeypatch.setattr(run, "HELD", 3 * len(BUG))
+    assert brief(lint(["."], Settings())) == expected
+
+
+def test_a_file_is_parsed_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "a.py").write_text(BUG)
+    (here / "plain.py").write_text("x = 1\n")
+    parsed: list[str] = []
+    real = lower_ast.parse
+    monkeypatch.setattr(lower_ast, "parse", lambda text: (parsed.append(text), real(text))[1])
+    lint(["."], Settings())
+    assert parsed == [BUG]
 
 
 def test_without_processes_one_is_enough(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

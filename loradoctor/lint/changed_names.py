@@ -286,7 +286,8 @@ class _Finder:
             names = []
         edits: list[Edit] = []
         title = f"rename to `{change.new.rpartition('.')[2]}`"
-        if whole and span is not None and change.new and not change.instead and statement.bound not in self.rebound:
+        renames = whole and span is not None and change.new and not change.instead and statement.bound not in self.rebound
+        if renames and span is not None and self._takes(change.new, [n for n in self.nodes if isinstance(n, ir.Call) and n.func in names]):
             edits = self._rename(statement, span, old, change, names)
         calls = [n.func for n in self.nodes if isinstance(n, ir.Call) and n.func in names and n.uid not in self.excused]
         first = next(iter(calls), None) if whole else None
@@ -322,6 +323,11 @@ class _Finder:
         else:
             edits.append(self.module.source.edit(*span, new))
         return [*edits, *(self.module.replace(n, new) for n in names)] if self._written(written) == len(names) + 1 else []
+
+    def _takes(self, call: str, written: list[ir.Call]) -> bool:
+        """Whether a successor takes every argument that its predecessor is given."""
+        known = deprecations.parameters(call)
+        return known is None or all(not a.star and (a.name is None or a.name in known) for n in written for a in n.args)
 
     def _line_before(self, node: ir.Import, line: str) -> Edit | None:
         """A line of its own above a statement that begins one."""

@@ -225,6 +225,13 @@ def exists(call: str) -> tuple[str | None, str | None]:
     return (found.since, found.until) if found is not None else (None, None)
 
 
+def parameters(call: str) -> frozenset[str] | None:
+    """The parameters that a call has in the newest release, where its signature is known and it takes no others."""
+    found = signature(call)
+    bound = found is not None and not found.open and not found.bases
+    return frozenset(name for name, life in found.parameters.items() if life.until is None) if found is not None and bound else None
+
+
 @cache
 def symbol(dotted: str) -> Change | None:
     """The change of a function, class or module, by the name it is imported or called by."""

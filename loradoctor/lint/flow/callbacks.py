@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import calls, elements, functions, loops, predicates
+from loradoctor.lint.flow import calls, elements, generators, loops, predicates
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import NAMESPACE, Function, Generator, Items, Many, Method, Partial, Ref, Unknown, Value
 
@@ -34,9 +34,9 @@ def call(machine: Machine, node: ir.Call, name: str, passed: Passed, state: Stat
         return [(NAMESPACE, state)]
     if values and isinstance(values[0], Generator):
         if name in _WHOLE:
-            return functions.collected(machine, values[0], state)
+            return generators.collected(machine, values[0], state)
         if name == "builtins.next":
-            return functions.first(machine, values[0], state)
+            return generators.first(machine, values[0], state)
     if name == "builtins.next" and values and isinstance(values[0], (Items, Many)) and values[0].items:
         return [(values[0].items[0], state)]
     if name == "builtins.map" and len(values) == 2 and isinstance(values[0], (Function, Method, Partial, Ref)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import elements, evaluate, functions, loops, survey, targets
+from loradoctor.lint.flow import elements, evaluate, generators, loops, survey, targets
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import Derived, Function, Generator, Items, Known, Many, Table, Value
 
@@ -53,7 +53,7 @@ def _over(machine: Machine, node: ir.Comprehension, source: Value, clauses: Clau
         ]
 
     if isinstance(source, Generator):
-        return functions.iterate(machine, source, state, turn)
+        return generators.iterate(machine, source, state, turn)
     states = [state]
     for number in range(_turns(machine, node, source)):
         machine.loop_depth += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import classes, evaluate, functions, statements, targets
+from loradoctor.lint.flow import classes, evaluate, functions, generators, statements, targets
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import NONE, Function, Generator, Value
 
@@ -32,7 +32,7 @@ def inside(machine: Machine, node: ir.With, items: Pairs, state: State, scope: i
 
     for value, after in evaluate.evaluate(machine, context, state, scope):
         if isinstance(value, Generator):
-            result.normal += functions.iterate(machine, value, after, body)
+            result.normal += generators.iterate(machine, value, after, body)
             continue
         enter, leave = (classes.method_of(value, name, after) for name in ("__enter__", "__exit__"))
         entered = functions.enter(machine, enter, value, {}, after) if enter is not None else [(value, after)]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import calls, comprehensions, conditions, containers, functions, guards, predicates
+from loradoctor.lint.flow import calls, comparisons, comprehensions, containers, generators
 from loradoctor.lint.flow.attributes import attribute
-from loradoctor.lint.flow.facts import Model
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import (
     LARGEST,
     NAMESPACE,
     NONE,
-    Derived,
     Function,
     Generator,
     Items,
@@ -133,114 +130,19 @@ def _lambda(_: Machine, node: ir.Lambda, state: State, scope: int) -> Outcomes:
 
 
 def _compare(machine: Machine, node: ir.Compare, state: State, scope: int) -> Outcomes:
-    if node.op in ("is", "is not", "==", "!="):
-        return _test(machine, node, state, scope)
-    outcomes: Outcomes = []
-    for (left, right), after in many(machine, (node.left, node.right), state, scope):
-        if isinstance(left, Derived) and left.kind == "adapter_key" and isinstance(right, Derived) and right.kind == "state_dict":
-            _seek(machine, right.source, node, after)
-        outcomes.append((_compared(machine, left, node, right, after), after))
-    return outcomes
+    return comparisons.compare(machine, node, state, scope)
 
 
-_OPPOSITE = {"not in": "in", "<=": ">", ">=": "<"}
-
-
-def _compared(machine: Machine, left: Value, node: ir.Compare, right: Value, state: State) -> Value:
-    """The truth of a comparison, as a value that the same comparison has wherever it stands."""
-    op, sized = node.op, (int, float)
-    decided = predicates.compare(machine, left, op, right)
-    if decided is not None:
-        return Known(decided)
-    if isinstance(left, Known) and isinstance(right, Known) and op in _ORDER:
-        one, two = left.value, right.value
-        if isinstance(one, sized) and isinstance(two, sized):
-            return Known(_ORDER[op](one, two))
-    if isinstance(left, Known) and op in _ORDER and isinstance(right, Unknown):
-        left, op, right = right, _MIRRORED[op], left
-    inside = predicates.counted(left)
-    if inside is not None and (op, right) in _NONEMPTY:
-        return inside if _NONEMPTY[op, right] else Unknown(f"not {inside.key}")
-    if op == "?" or not (isinstance(left, (Known, Unknown)) and isinstance(right, (Known, Unknown))):
-        return machine.fresh(node.uid, state)
-    if op in _OPPOSITE:
-        return Unknown(f"not {_label(left)} {_OPPOSITE[op]} {_label(right)}")
-    return Unknown(f"{_label(left)} {op} {_label(right)}")
-
-
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-_NONEMPTY: dict[tuple[str, Value], bool] = {(">", Known(0)): True, (">=", Known(1)): True, ("<", Known(1)): False, ("<=", Known(0)): False}
-_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-
-
-def _seek(machine: Machine, model: Value, node: ir.Compare, state: State) -> None:
-    """An adapter's tensor is looked up in a model's state dict: remember it of a model that has no such names."""
-    facts, oid = state.get(model, Model), state.oid(model)
-    if facts is not None and oid is not None and not facts.carries_adapter:
-        machine.trace.event("adapter key sought", oid, node)
-
-
-def _label(value: Value) -> str:
-    return value.key if isinstance(value, Unknown) else repr(getattr(value, "value", None))
-
-
-def _test(machine: Machine, node: ir.Not | ir.Compare | ir.BoolOp, state: State, scope: int) -> Outcomes:
-    """The value of a test: one unknown that stands for what it asks, where nothing else depends on it."""
-    yes, no = guards.branch(machine, node, state, scope)
-    if len(yes) == len(no) == 1 and yes[0].same_world(no[0]):
-        first, other = yes[0], no[0]
-        shared = {k: v for k, v in first.conds.items() if other.conds.get(k) is v}
-        held, failed = conditions.learned(first, shared), conditions.learned(other, shared)
-        first.conds = shared
-        if held and conditions.plain(held):
-            return [(Unknown(conditions.every(held)), first)]
-        if failed and conditions.plain(failed):
-            return [(Unknown(f"not {conditions.every(failed)}"), first)]
-        return [(machine.fresh(node.uid, first), first)]
-    outcomes: Outcomes = [(Known(value=True), s) for s in yes]
-    return outcomes + [(Known(value=False), s) for s in no]
+def _test(machine: Machine, node: ir.Not, state: State, scope: int) -> Outcomes:
+    return comparisons.test(machine, node, state, scope)
 
 
 def _boolean(machine: Machine, node: ir.BoolOp, state: State, scope: int) -> Outcomes:
-    if _is_flag(node):
-        return _test(machine, node, state, scope)
-    outcomes: Outcomes = []
-    for left, after in evaluate(machine, node.left, state, scope):
-        decided = calls.truth(left, after)
-        if decided is None:
-            for _, then in evaluate(machine, node.right, after, scope):
-                outcomes.append((machine.fresh(node.uid, then), then))
-        elif decided is (node.op == "or"):
-            outcomes.append((left, after))
-        else:
-            outcomes += evaluate(machine, node.right, after, scope)
-    return outcomes
-
-
-def _is_flag(node: ir.Expr) -> bool:
-    """Whether only the truth of an expression can matter: one of its sides is a comparison."""
-    if isinstance(node, ir.BoolOp):
-        sides = (node.left, node.right)
-        simple = all(isinstance(s, (ir.Name, ir.Attr)) or _is_flag(s) for s in sides)
-        return simple and any(_is_flag(s) for s in sides)
-    return isinstance(node, (ir.Not, ir.Compare)) or (
-        isinstance(node, ir.Call) and (getattr(node.func, "id", None) or getattr(node.func, "name", "")) in _QUESTIONS
-    )
-
-
-_QUESTIONS = frozenset({"isinstance", "hasattr", "exists", "isdir", "isfile", "is_file", "is_dir", "bool"})
+    return comparisons.boolean(machine, node, state, scope)
 
 
 def _choice(machine: Machine, node: ir.Choice, state: State, scope: int) -> Outcomes:
-    yes, no = guards.branch(machine, node.test, state, scope)
-    outcomes = [o for s in yes for o in evaluate(machine, node.body, s, scope)]
-    outcomes += [o for s in no for o in evaluate(machine, node.orelse, s, scope)]
-    if len(outcomes) == 2:  # the plain case: two values of no consequence are one unknown value
-        (one, first), (other, second) = outcomes
-        if first.oid(one) is None and second.oid(other) is None and first.same_world(second):
-            first.conds = {k: v for k, v in first.conds.items() if second.conds.get(k) is v}
-            return [(one if one == other else machine.fresh(node.uid, first), first)]
-    return outcomes
+    return comparisons.choice(machine, node, state, scope)
 
 
 def _subscript(machine: Machine, node: ir.Subscript, state: State, scope: int) -> Outcomes:
@@ -327,7 +229,7 @@ def _yield(machine: Machine, node: ir.Yield, state: State, scope: int) -> Outcom
         return [(machine.fresh(node.uid, s), s) for _, s in outcomes]
     after: list[State] = []
     for value, each in outcomes:
-        after += functions.iterate(machine, value, each, consumer) if isinstance(value, Generator) else consumer(value, each)
+        after += generators.iterate(machine, value, each, consumer) if isinstance(value, Generator) else consumer(value, each)
     return [(machine.fresh(node.uid, s), s) for s in machine.join(after)]
 
 

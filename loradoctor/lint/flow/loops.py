@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import elements, evaluate, functions, statements, survey, targets
+from loradoctor.lint.flow import elements, evaluate, generators, statements, survey, targets
 from loradoctor.lint.flow.guards import branch
 from loradoctor.lint.flow.state import State, outline
 from loradoctor.lint.flow.values import NONE, Generator, Items, Value
@@ -85,7 +85,7 @@ def _over_generator(machine: Machine, node: ir.For, generator: Generator, begin:
         result.raised += step.raised
         return machine.join(step.normal + step.continued)
 
-    return functions.iterate(machine, generator, begin, turn)
+    return generators.iterate(machine, generator, begin, turn)
 
 
 def _otherwise(machine: Machine, node: ir.For | ir.While, result: Flow, exits: list[State], scope: int) -> Flow:

@@ -23,7 +23,7 @@ from loradoctor.lint.project import Project
 from loradoctor.lint.versions import Version
 
 if TYPE_CHECKING:
-    from loradoctor.lint.flow.functions import Consumer
+    from loradoctor.lint.flow.generators import Consumer
 
 PATHS = 12
 """How many different worlds are followed side by side. Real training scripts stay below 8 after joining (labelled corpus)."""

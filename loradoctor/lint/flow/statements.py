@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import calls, classes, contexts, evaluate, imports, loops, survey, targets
+from loradoctor.lint.flow import contexts, definitions, evaluate, exceptions, imports, loops, survey, targets
 from loradoctor.lint.flow.facts import Peft
 from loradoctor.lint.flow.guards import branch, matching
 from loradoctor.lint.flow.state import State, merge_equal
 from loradoctor.lint.flow.values import (
     NONE,
-    Function,
-    Partial,
-    UserClass,
     Value,
 )
 
@@ -137,55 +133,7 @@ def _with(machine: Machine, node: ir.With, state: State, scope: int) -> Flow:
 
 
 def _try(machine: Machine, node: ir.Try, state: State, scope: int) -> Flow:
-    before = state.fork()
-    flow = block(machine, node.body, [state], scope)
-    thrown, flow.raised = flow.raised, []
-    if node.orelse:
-        after = block(machine, node.orelse, flow.normal, scope)
-        flow.normal = after.normal
-        flow.absorb(after)
-    machine.guard_depth += 1
-    for handler in node.handlers:
-        mine = [each for name, each in thrown if _catches(handler, name)]
-        thrown = [(name, each) for name, each in thrown if not _catches(handler, name)]
-        caught = machine.join([before.fork(), *mine])
-        for each in caught:
-            if handler.name:
-                machine.bind(handler.name, machine.fresh(node.uid, each, "error"), scope, each)
-        recovered = block(machine, handler.body, caught, scope)
-        flow.normal += recovered.normal
-        flow.absorb(recovered)
-    machine.guard_depth -= 1
-    flow.raised += thrown
-    return _finally(machine, node.final, flow, scope) if node.final else flow
-
-
-def _catches(handler: ir.Handler, name: str) -> bool:
-    """Whether an `except` clause catches what is raised by this name."""
-    if not handler.catches or name in handler.catches or not name:
-        return True
-    kind = getattr(builtins, name, Exception)
-    kinds = [getattr(builtins, caught, None) for caught in handler.catches]
-    return any(isinstance(k, type) and isinstance(kind, type) and issubclass(kind, k) for k in kinds)
-
-
-def _finally(machine: Machine, body: Sequence[ir.Stmt], flow: Flow, scope: int) -> Flow:
-    """Run a `finally` on every way out of its `try`."""
-    last = block(machine, body, machine.join(flow.normal), scope)
-    for value, state in flow.returned:
-        after = block(machine, body, [state], scope)
-        last.absorb(after)
-        last.returned += [(value, each) for each in after.normal]
-    for name, state in flow.raised:
-        after = block(machine, body, [state], scope)
-        last.absorb(after)
-        last.raised += [(name, each) for each in after.normal]
-    for left, kept in ((flow.broke, last.broke), (flow.continued, last.continued)):
-        if left:
-            after = block(machine, body, machine.join(left), scope)
-            last.absorb(after)
-            kept.extend(after.normal)
-    return last
+    return exceptions.attempt(machine, node, state, scope)
 
 
 def _match(machine: Machine, node: ir.Match, state: State, scope: int) -> Flow:
@@ -210,44 +158,11 @@ def _match(machine: Machine, node: ir.Match, state: State, scope: int) -> Flow:
 
 
 def _function(machine: Machine, node: ir.Function, state: State, scope: int) -> Flow:
-    here = machine.scopes[scope]
-    value = Function(node, scope, here.owner if here.is_class else None)
-    if node.uid not in machine.defined:
-        machine.defined.add(node.uid)
-        machine.functions.append((value, here.owner if here.is_class else None))
-    kept: Value = value
-    for decorator in reversed(node.decorators):
-        kept, state = _decorated(machine, decorator, kept, state, scope)
-    setter = here.is_class and any(isinstance(d, ir.Attr) and d.name in ("setter", "deleter") for d in node.decorators)
-    machine.bind(f"{node.name}.setter" if setter else node.name, kept, scope, state)
-    return Flow([state])
-
-
-def _decorated(machine: Machine, decorator: ir.Expr, function: Value, state: State, scope: int) -> tuple[Value, State]:
-    """What is left of a function under a decorator: what one of this file makes of it; any other is taken to keep it."""
-    applied, state = evaluate.single(machine, decorator, state, scope)
-    if not isinstance(applied, Function) or applied.node in machine.stack:
-        return function, state
-    call = ir.Call(decorator.uid, decorator.ref, decorator, ())
-    outcomes = calls.call_value(machine, call, applied, ((ir.Arg(decorator, None, "", decorator.ref), function),), state)
-    made, after = outcomes[0] if outcomes else (function, state)
-    if isinstance(made, Function) and isinstance(function, Function) and machine.worth_entering(function):
-        machine.wrappers.add(made.node.uid)
-    return (made if isinstance(made, (Function, Partial)) else function), after
+    return definitions.function(machine, node, state, scope)
 
 
 def _class(machine: Machine, node: ir.Class, state: State, scope: int) -> Flow:
-    bases = tuple(evaluate.single(machine, b.value, state, scope)[0] for b in node.bases if b.name is None)
-    inner = machine.new_scope(scope, is_class=True)
-    value = UserClass(node, inner, classes.shallow(bases))
-    machine.scopes[inner].owner = value
-    if node.uid not in machine.defined:
-        machine.defined.add(node.uid)
-        machine.classes.append(value)
-    flow = block(machine, node.body, [state], inner)
-    for after in flow.normal:
-        machine.bind(node.name, value, scope, after)
-    return Flow(flow.normal)
+    return definitions.class_(machine, node, state, scope)
 
 
 def _return(machine: Machine, node: ir.Return, state: State, scope: int) -> Flow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,6 +23,7 @@ def lint(paths: Sequence[str], settings: Settings, *, stdin: tuple[str, bytes] |
     The report's subjects are the files that were analysed; those without a relevant word are not parsed and not among them.
     ``cached`` looks up what an earlier run found out about a file that has not changed, and writes down what this one does.
     """
+    _look_anew()
     pipeline = Pipeline(settings)
     reports = [pipeline.data(*stdin)] if stdin is not None else []
     found = files.find(paths, settings)
@@ -30,6 +32,14 @@ def lint(paths: Sequence[str], settings: Settings, *, stdin: tuple[str, bytes] |
     with _without_collector():
         reports += _remembered(pipeline, found.files) if cached else (o.report for o in _each(pipeline, found.files))
     return Report.join(report for report in reports if report is not None)
+
+
+def _look_anew() -> None:
+    """Forget what an earlier run of this process saw of the files around those it analysed."""
+    for name in ("artifacts", "neighbours", "project", "versions"):
+        for value in vars(sys.modules.get(f"loradoctor.lint.{name}", files)).values():
+            if clear := getattr(value, "cache_clear", None):
+                clear()
 
 
 def _remembered(pipeline: Pipeline, paths: Sequence[str]) -> list[Report | None]:

@@ -21,9 +21,13 @@ from loradoctor.lint.run import lint
 BUG = "from peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base, 'a')\nmodel.disable_adapter()\n"
 FINE = "from peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base, 'a')\nmodel.enable_adapter()\n"
 HELPER = "from peft import LoraConfig, get_peft_model\n\n\ndef build(base):\n    return get_peft_model(base, LoraConfig({}))\n"
-USER = "from transformers import AutoModelForCausalLM\nfrom helper import build\n\n" + (
-    "model = build(AutoModelForCausalLM.from_pretrained('gpt2'))\nmodel.{}()\n"
-)
+USER = """\
+from transformers import AutoModelForCausalLM
+from helper import build
+
+model = build(AutoModelForCausalLM.from_pretrained("gpt2"))
+model.disable_adapter()
+"""
 
 
 def write(path: Path, text: str, age: float = 60) -> Path:
@@ -118,7 +122,7 @@ def test_a_file_of_this_moment_is_compared_by_content(here: Path, age: float) ->
 
 def test_a_change_in_a_file_that_is_imported_counts(here: Path, examined: list[str]) -> None:
     write(here / "helper.py", HELPER.format("task_type='CAUSAL_LM'"))
-    write(here / "use.py", USER.format("disable_adapter"))
+    write(here / "use.py", USER)
     first = run()
     assert [d.location.path for d in first.diagnostics if d.code == "LD208"] == ["use.py"]
     write(here / "helper.py", "def build(base):\n    return base.unknown()\n# peft\n", age=30)
@@ -127,7 +131,7 @@ def test_a_change_in_a_file_that_is_imported_counts(here: Path, examined: list[s
 
 
 def test_a_file_that_appears_where_an_import_looked_counts(here: Path, examined: list[str]) -> None:
-    write(here / "use.py", USER.format("disable_adapter"))
+    write(here / "use.py", USER)
     run()
     write(here / "helper.py", HELPER.format("task_type='CAUSAL_LM'"), age=30)
     run()
@@ -137,7 +141,7 @@ def test_a_file_that_appears_where_an_import_looked_counts(here: Path, examined:
 def test_what_one_file_sees_anew_is_not_taken_for_old_by_another(here: Path, examined: list[str]) -> None:
     write(here / "helper.py", HELPER.format("task_type='CAUSAL_LM'"))
     for name in ("one.py", "two.py"):
-        write(here / name, USER.format("disable_adapter"))
+        write(here / name, USER)
     run()
     write(here / "helper.py", HELPER.format("task_type='SEQ_CLS'"), age=30)
     run(None, "one.py")

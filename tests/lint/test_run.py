@@ -255,6 +255,14 @@ def test_no_file_is_read_twice(here: Path, monkeypatch: pytest.MonkeyPatch, enou
     assert sorted(read) == sorted(set(read))
 
 
+def test_a_second_run_sees_what_has_changed_around_a_file(here: Path) -> None:
+    (here / "use.py").write_text("from helper import build\n\nmodel = build()\nmodel.disable_adapter()\n# peft\n")
+    assert brief(lint(["use.py"], Settings())) == []
+    helper = "from peft import PeftModel\n\n\ndef build():\n    return PeftModel.from_pretrained(base, 'a')\n"
+    (here / "helper.py").write_text(helper)
+    assert brief(lint(["use.py"], Settings())) == ["use.py 4 LD208"]
+
+
 def test_what_has_no_room_is_read_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = many(here)
     monkeypatch.setattr(run, "HELD", 3 * len(BUG))

@@ -52,19 +52,24 @@ class Use:
 def fate(module: Module, change: Change) -> str:
     """``"removed"``, ``"unborn"`` or ``"deprecated"`` in the version this file is written for, else nothing.
 
-    ``"kept"`` is what only the old version has that the file installs itself.
+    ``"kept"`` is what only the old version has that the file installs itself, or what the commit may have that is pinned.
     """
     if change.removed is not None and not module.before(change.library, change.removed):
         return "removed"
     if change.since is not None and module.before(change.library, change.since):
         # a document is read by who installs for himself: what the repository around it pins binds only its code
         bound = module.source.kind != "markdown" or change.library in (*module.own_installs.requirements, *module.targets)
-        return "unborn" if bound and module.versions[change.library] != (0,) else ""
+        return "unborn" if bound and not of_some_commit(module, change) else ""
     due = change.deprecated is not None and not module.before(change.library, change.deprecated)
     if due:
         return "deprecated" if not change.recent or change.library in module.versions else ""
-    kept = change.removed not in (None, "0.0.1") and change.library in module.own_installs.requirements
-    return "kept" if kept else ""
+    own = change.library in module.own_installs.requirements or of_some_commit(module, change)
+    return "kept" if own and change.removed not in (None, "0.0.1") else ""
+
+
+def of_some_commit(module: Module, change: Change) -> bool:
+    """Whether the library is taken from a commit, whose release is not known."""
+    return module.versions.get(change.library) == (0,)
 
 
 def uses(module: Module, *wanted: str) -> Iterator[Use]:

@@ -51,3 +51,11 @@ def test_a_class_that_moved_is_imported_from_where_it_is() -> None:
     fixed = rewrite.repair(str(path), path.read_bytes(), Pipeline(Settings()), unsafe=False).data.decode()
     assert "from trl.experimental.orpo import ORPOConfig\nfrom trl.experimental.orpo import ORPOTrainer\n" in fixed
     assert "from trl import ORPO" not in fixed
+
+
+def test_of_a_commit_nothing_is_certain(tmp_path: Path) -> None:
+    commit = "transformers @ git+https://github.com/huggingface/transformers.git@0dcb46e7a4a9e587ba84ff35778ab4233a184c11"
+    text = f'# /// script\n# dependencies = ["{commit}"]\n# ///\nfrom peft import LoraConfig\nfrom transformers import TrainingArguments\n\n'
+    for name in ("evaluation_strategy", "eval_strategy"):
+        found = lint_bytes(tmp_path / "train.py", f'{text}settings = TrainingArguments("runs", {name}="epoch")\n'.encode())
+        assert {d.severity.value for d in found} <= {"info"}, name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Related, Severity
-from loradoctor.lint.changed_names import Use, fate, uses
+from loradoctor.lint.changed_names import Use, fate, of_some_commit, uses
 from loradoctor.lint.libraries.deprecations import Change
 from loradoctor.lint.module import Module
 from loradoctor.lint.versions import OPEN
@@ -55,7 +55,7 @@ def removed_api(module: Module) -> Iterator[Finding]:
         yield Finding(
             use.what.format(fate="has no" if _is_part(use) else "no longer has"),
             use.place,
-            f"{change.library} {_pin(module, change)}, which this file installs, still has it; {_since(module, use)}",
+            f"{_keeper(module, change)}; {_since(module, use)}",
             Severity.INFO,
         )
 
@@ -79,6 +79,12 @@ def _lacks(module: Module, use: Use) -> str:
     if fate(module, use.change) == "unborn":
         return f"{_pin(module, use.change)} has no" if not part else f"of {use.change.library} {_pin(module, use.change)} has no"
     return "has no" if part else "no longer has"
+
+
+def _keeper(module: Module, change: Change) -> str:
+    if of_some_commit(module, change):
+        return f"the commit of {change.library} that is pinned may still have it"
+    return f"{change.library} {_pin(module, change)}, which this file installs, still has it"
 
 
 def _is_part(use: Use) -> bool:

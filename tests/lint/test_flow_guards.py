@@ -773,6 +773,13 @@ PROGRAMS = {
             t.train(resume_from_checkpoint=last)
             t.save_model()
     """,
+    "an adapter directory that transformers has read": """
+        def load(path):
+            m = AutoModelForCausalLM.from_pretrained(path)
+            if hasattr(m, "peft_config"):
+                m = PeftModel.from_pretrained(m, path + "/adapter")
+            return m
+    """,
 }
 
 

@@ -66,9 +66,9 @@ _OF_PEFT = frozenset(
     get_nb_trainable_parameters peft_type add_weighted_adapter merge_adapter unmerge_adapter
     """.split()
 )
-_ONLY_OF_PEFT = _OF_PEFT - {"base_model", "active_adapter"}
+_ONLY_OF_PEFT = _OF_PEFT - {"base_model", "active_adapter", "peft_config"}  # transformers sets the last on models of its own
 _INSTANCE = re.compile(r"isinstance\((.*),Ref\(name='peft\.PeftModel\w*'\)\)", re.DOTALL)
-_ATTRIBUTE = re.compile(r"hasattr\((.*),(merge_and_unload|peft_config|get_base_model)\)", re.DOTALL)
+_ATTRIBUTE = re.compile(r"hasattr\((.*),(merge_and_unload|get_base_model)\)", re.DOTALL)
 
 
 def is_instance(subject: Value | None, cls: Value | None, state: State) -> Value | None:

@@ -69,7 +69,7 @@ def wrapped_twice(module: Module) -> Iterator[Finding]:
                 "`get_peft_model` is called again on a base model that an earlier turn of the loop has changed in place"
                 if again
                 else "`get_peft_model` is called on a base model that already carries an adapter",
-                severity=Severity.WARNING,
+                severity=Severity.INFO if _is_passing_copy(module, found) else Severity.WARNING,
                 related=() if again else module.related(base.injected if base else None, "the first adapter goes in here"),
                 help="`get_peft_model` changes the base in place: the earlier adapter's layers stay inside; reload the base, copy it "
                 "before wrapping, or call `unload()` on the first PEFT model",
@@ -79,6 +79,15 @@ def wrapped_twice(module: Module) -> Iterator[Finding]:
     for site in module.calls("peft.PeftModel*"):
         if site.name.endswith(".from_pretrained") and not site.sometimes(lambda a: nested(a) or reused(a)):
             yield from _ran_twice(module, site)
+
+
+def _is_passing_copy(module: Module, arrival: Arrival) -> bool:
+    """Whether the model is a copy to look at: the layers inside are copied with it, and nothing trains or saves them."""
+    base, wrapper = arrival.base(arrival.arg("model")), arrival.visit.result
+    if base is None or not isinstance(base[0], tuple) or base[1].made is None or base[1].made.uid == base[0][0]:
+        return False
+    saves = module.calls("save_pretrained", "push_to_hub")
+    return not module.happened("trained", arrival.oid(wrapper)) and not any(a.receiver == wrapper for save in saves for a in save.arrivals)
 
 
 def _ran_twice(module: Module, site: Site) -> Iterator[Finding]:

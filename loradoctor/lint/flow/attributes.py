@@ -59,6 +59,8 @@ def attribute(machine: Machine, receiver: Value, name: str, state: State) -> Out
             return [(found or Unknown(f"{receiver.node.name}.{name}"), state)]
         case Super(receiver=inner, owner=owner):
             return [(_from_super(inner, owner, name, state), state)]
+        case Function(node=node) | Method(function=Function(node=node)):
+            return [(Unknown(f"function@{node.uid}.{name}"), state)]
         case Partial(function=function) if name == "func":
             return [(function, state)]
         case Unknown(key=key):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loradoctor.lint import ir
+from loradoctor.lint import ir, prune
 from loradoctor.lint.flow import classes, functions
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import (
@@ -26,18 +26,22 @@ def run_uncalled(machine: Machine, world: State) -> None:
     called = {w for f, _ in machine.functions if isinstance(f.node, ir.Function) for w in f.node.words}
     pending = sorted(machine.functions, key=lambda item: isinstance(item[0].node, ir.Function) and item[0].node.name in called)
     machine.uncalled = True
+    beginnings = prune.reach(machine, world)
+    objects: dict[int, list[tuple[Value, State]]] = {}
     for function, owner in pending:
         if id(function.node) in machine.entered or not machine.worth_entering(function):
             continue
+        if not prune.worth_starting(function, owner, beginnings):
+            continue
         _remember_defaults(machine, function)
         if owner is not None and function.node.name == "__init__":  # type: ignore[union-attr]
-            _instance(machine, owner, world.fork())
+            _instances(machine, owner, world, objects)
             continue
         if owner is None:
             functions.run(machine, function, None, _unknown_arguments(function), world.fork())
             continue
-        for receiver, state in _instance(machine, owner, world.fork())[:2]:
-            functions.run(machine, function, receiver, _unknown_arguments(function, skip=1), state)
+        for receiver, state in _instances(machine, owner, world, objects)[:2]:
+            functions.run(machine, function, receiver, _unknown_arguments(function, skip=1), state.fork())
 
 
 def _stand_in(machine: Machine, owner: UserClass) -> UserClass:
@@ -47,6 +51,13 @@ def _stand_in(machine: Machine, owner: UserClass) -> UserClass:
     made = (cls for cls in machine.classes if cls.node.uid in machine.made)
     below = (cls for cls in made if any(isinstance(part, UserClass) and part.node is owner.node for part in classes.lineage(cls)))
     return next(below, owner)
+
+
+def _instances(machine: Machine, owner: UserClass, world: State, objects: dict[int, list[tuple[Value, State]]]) -> list[tuple[Value, State]]:
+    """What :func:`_instance` makes, once for all methods of a class: it is most of what running them costs."""
+    if owner.node.uid not in objects:
+        objects[owner.node.uid] = _instance(machine, owner, world.fork())
+    return objects[owner.node.uid]
 
 
 def _instance(machine: Machine, owner: UserClass, state: State) -> list[tuple[Value, State]]:

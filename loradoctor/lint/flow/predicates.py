@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Model, Peft
 from loradoctor.lint.flow.state import State
-from loradoctor.lint.flow.values import Items, Known, Ref, Template, Unknown, Value
+from loradoctor.lint.flow.values import Items, Known, Ref, Template, Unknown, UserClass, Value
 from loradoctor.lint.versions import Version, parse
 
 if TYPE_CHECKING:
@@ -82,7 +82,14 @@ def is_instance(subject: Value | None, cls: Value | None, state: State) -> Value
         if (isinstance(facts, Model) and facts.made is not None) or isinstance(subject, Known):
             return Known(value=False)
         cls = Ref("peft.PeftModel" if "peft.PeftModel" in names else names[0])
-    return Unknown(f"isinstance({subject.key},{cls})") if isinstance(subject, Unknown) else None
+    return Unknown(f"isinstance({subject.key},{_shown(cls)})") if isinstance(subject, Unknown) else None
+
+
+def _shown(cls: Value | None) -> str:
+    """A class in the text of a condition; one of this file by its number, for its text would be all of it."""
+    if isinstance(cls, UserClass):
+        return f"class@{cls.node.uid}"
+    return f"({','.join(map(_shown, cls.items))})" if isinstance(cls, Items) else str(cls)
 
 
 def has_attribute(subject: Value | None, name: object, state: State) -> Value | None:

@@ -26,6 +26,7 @@ def record(cls: C) -> C:
 def node(cls: C) -> C:
     """A thing: made from its fields in order, equal only to itself."""
     _make(cls)
+    cls.__repr__ = _brief  # type: ignore[assignment]
     return cls
 
 
@@ -64,6 +65,11 @@ def _equal(self: Any, other: object) -> bool:
 
 def _hash(self: Any) -> int:
     return hash((self.__class__, *self.__dict__.values()))
+
+
+def _brief(self: Any) -> str:
+    # Conditions are named after what they are about: a class of this file must not be written out whole for that.
+    return f"{type(self).__name__}#{self.uid}" if hasattr(self, "uid") else _repr(self)
 
 
 def _repr(self: Any) -> str:

@@ -1,11 +1,12 @@
 """Score `loradoctor lint` on labelled places in public repositories.
 
-    python benchmarks/lint_corpus.py --labels lint-labels.jsonl --repos DIR [--extract DIR] [--list]
+    python benchmarks/lint_corpus.py --labels lint-labels.jsonl --repos DIR [--extract DIR] [--list] [--triage FILE]
 
 DIR holds bare git directories as ``OWNER+NAME/repo``. Every labelled file is written out once, linted, and its findings are
 held against the labels: a finding counts for a label when its ``refs`` meet those of the label's pattern and it starts within
-three lines of the label (in a notebook: in the same cell). Recall is printed per pattern and severity, then every miss, then
-every finding on a place labelled ``ok``; ``--list`` adds all the others, for reading.
+three lines of the label (in a notebook: in the same cell). Recall is printed per pattern and severity, precision and recall per
+repository, then every miss, then every finding on a place labelled ``ok``; ``--list`` adds all the others, for reading, and
+``--triage`` writes them as a table: rule, severity, repository, place, message.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def score(labels: list[Label], findings: list[Diagnostic], root: Path, available
         by_file[str(Path(finding.location.path).relative_to(root))].append(finding)
     tally: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     missed, false, explained = [], [], set()
+    repositories: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for label in labels:
         if label.file not in available:
             continue
@@ -136,6 +138,12 @@ def score(labels: list[Label], findings: list[Diagnostic], root: Path, available
         count = tally[label.pattern, label.verdict]
         count[0] += bool(hits)
         count[1] += 1
+        mine = repositories[label.repo]
+        if label.verdict == "ok":
+            mine[2] += bool(hits)
+        elif label.verdict in ("definite", "conditional"):
+            mine[0] += bool(hits)
+            mine[1] += 1
         if label.verdict == "ok":
             false += [(label, f) for f in hits]
         elif not hits:
@@ -148,6 +156,10 @@ def score(labels: list[Label], findings: list[Diagnostic], root: Path, available
         ]
         note = "" if covered & set(refs.split()) else "   (no rule yet)"
         print(f"{pattern:26}" + "".join(f"{c:>16}" for c in cells) + note)
+    print(f"\n{'repository':60}{'recall':>10}{'precision':>12}   (definite and conditional; labelled places alone)")
+    for repo, (hit, wanted, wrong) in sorted(repositories.items()):
+        precision = f"{hit}/{hit + wrong}" if hit + wrong else "-"
+        print(f"{repo:60}{f'{hit}/{wanted}' if wanted else '-':>10}{precision:>12}")
     print("\nmissed")
     for label in sorted(missed, key=lambda one: (one.verdict, one.pattern, one.file)):
         print(f"  {label.verdict:11} {label.pattern:24} {label.place}\n    {label.reason}")
@@ -158,12 +170,25 @@ def score(labels: list[Label], findings: list[Diagnostic], root: Path, available
     return explained
 
 
+def write_triage(others: list[Diagnostic], root: Path, target: Path) -> None:
+    """A Markdown table of findings, one a line, for a reader to add a verdict to."""
+    rows = ["| rule | severity | repository | place | message | verdict |", "| --- | --- | --- | --- | --- | --- |"]
+    for finding in others:
+        repository, _, path = str(Path(finding.location.path).relative_to(root)).partition("/")
+        cell = "" if finding.location.cell is None else f":cell {finding.location.cell}"
+        line = f":{finding.location.span.line}" if finding.location.span else ""
+        message = finding.message.replace("|", "\\|")
+        rows.append(f"| {finding.code} | {finding.severity} | {repository.replace('+', '/')} | {path}{cell}{line} | {message} | |")
+    target.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--repos", type=Path, required=True)
     parser.add_argument("--extract", type=Path, help="write the files here and stop")
     parser.add_argument("--list", action="store_true", help="print every finding that no label explains")
+    parser.add_argument("--triage", type=Path, help="write every finding that no label explains into a table")
     options = parser.parse_args()
     labels = read_labels(options.labels)
     if options.extract:
@@ -182,6 +207,8 @@ def main() -> int:
         explained = score(labels, list(report.diagnostics), root, {str(f.relative_to(root)) for f in files}, covered)
         others = [d for d in report.diagnostics if id(d) not in explained]
         trouble = [d for d in others if d.code == "LD002"]
+        if options.triage:
+            write_triage(others, root, options.triage)
         print(f"\nnot explained by any label: {len(others)}, of them checks that did not complete: {len(trouble)}")
         for finding in others if options.list else trouble:
             print(f"  {describe(finding)}".replace(f"{root}/", ""))

@@ -73,5 +73,7 @@ def _brief(self: Any) -> str:
 
 
 def _repr(self: Any) -> str:
+    if "uid" in self.__dict__:  # values hold functions and classes, whose bodies would be spelled out wherever a value is named
+        return f"{type(self).__name__}#{self.uid}"
     shown = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items() if name != "ref")
     return f"{type(self).__name__}({shown})"

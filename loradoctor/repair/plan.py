@@ -36,15 +36,13 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """One exact operation on an array. ``kind`` and its ``params``:
+    """One exact operation on an array, named by ``kind``.
 
-    ============  ====================================================================================================
-    ``permute``   ``axes``: as numpy's ``transpose``; ``transpose`` without params swaps the two axes of a matrix
-    ``reshape``   ``shape``: row-major, one length may be -1
-    ``slice``     ``axis``, ``start``, ``stop``
-    ``negate``    the sign bit only: exact in every float dtype
-    ``cast``      ``dtype``: safetensors' name, rounding to nearest even; the report says how many elements changed
-    ============  ====================================================================================================
+    - ``transpose``: swap the two axes of a matrix; ``permute``: reorder all ``axes`` as numpy's ``transpose`` does.
+    - ``reshape``: the same elements, row-major, in ``shape``, where one length may be -1.
+    - ``slice``: from ``start`` to ``stop`` along ``axis``.
+    - ``negate``: the sign bit only, which is exact in every float dtype.
+    - ``cast``: to ``dtype`` (safetensors' name), rounding to nearest even; the report says whether a value changed.
 
     A permutation of rows, as torchtune's of q and k, is ``reshape``, ``permute``, ``reshape``.
     """
@@ -142,7 +140,8 @@ class Plan:
     """The whole of it.
 
     ``origins`` are the source tensors by the id that the steps use: the tensor's name in the file, unless files share names.
-    ``config`` is the finished config as it will be written, ``config_steps`` how it differs from the old one. ``notes`` are
+    ``config`` is the finished config as it will be written, ``config_steps`` how it differs from the old one. ``files`` says
+    what changes about the files while their content stays (a `.bin` becomes safetensors, a byte order mark goes). ``notes`` are
     things to know that change nothing. A plan with ``refusals`` is not carried out.
     """
 
@@ -151,6 +150,7 @@ class Plan:
     config: Mapping[str, object]
     config_steps: tuple[ConfigStep, ...] = ()
     drops: tuple[Drop, ...] = ()
+    files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=lambda: {"format": "pt"})
@@ -158,4 +158,4 @@ class Plan:
     @property
     def changes(self) -> bool:
         """Whether the result differs from the input at all."""
-        return bool(self.config_steps or self.drops or any(s.why for s in self.tensors))
+        return bool(self.config_steps or self.drops or self.files or any(s.why for s in self.tensors))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loradoctor.checkpoint.evidence import Evidence, LoadOutcome, ModuleMerge, ShapeMismatch
+from loradoctor.checkpoint.evidence import LOADERS, Evidence, Loader, LoadOutcome, ModuleMerge, ShapeMismatch
 from loradoctor.checkpoint.layout import TargetError, cached_snapshot
 from loradoctor.checkpoint.plain import is_embedding
 from loradoctor.diagnostic import Check, Severity
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 LOADS = "loads"
 FORWARD = "forward"
-LOADER = "PeftModel.from_pretrained"
+LOADER = LOADERS[0]
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _HEADS = re.compile(
     r"(?:^|\.)(?:score|classifier|(?:classifier|classification_head)\.out_proj)"
     r"(?:\.modules_to_save(?:\.\w+)?)?\.weight$"
 )
 _MATRIX = 2
+_ENOUGH = 1000
+"""Adapted modules that decide which class the base is built as."""
 
 
 def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
@@ -51,6 +53,7 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
         "merge": wanted,
         "forward": options.forward,
         "num_labels": _labels(checkpoint),
+        "modules": list(dict.fromkeys(k.module for k in checkpoint.keys if k.role and k.module))[:_ENOUGH],
     }
     try:
         answer = ask(request, python=options.python or options.settings.python, timeout=options.timeout)
@@ -175,9 +178,10 @@ def _evidence(
     return Evidence(
         base=base,
         loads=loads,
+        loaders=tuple(Loader(**row) for row in answer.get("loaders", ())),
         merge=merge,
         checks=tuple(checks),
-        facts={"base_path": base, "base_class": loads.class_name, "loaders": {LOADER: loads.status}, "torch_side": versions},
+        facts={"base_path": base, "base_class": loads.class_name, "torch_side": versions},
         named=named,
         unmergeable=str(answer.get("unmergeable", "")),
         vocabulary=answer.get("vocabulary"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.evidence import LOADERS, Loader
 from loradoctor.checkpoint.methods import UNKNOWN
 from loradoctor.checkpoint.methods.lora import scaling_of
 from loradoctor.checkpoint.target_modules import pattern_key
@@ -49,7 +51,19 @@ def facts(checkpoint: Checkpoint) -> dict[str, object]:
         "weights": checkpoint.weights.name if checkpoint.weights is not None else None,
         "peft_version": get("peft_version"),
         "trainer_checkpoint": checkpoint.kind == "trainer-checkpoint",
+        "loaders": loaders(checkpoint),
     }
+
+
+def loaders(checkpoint: Checkpoint) -> list[dict[str, object]]:
+    """What every loader makes of the adapter; all ``not-run`` when there was no base to load it onto."""
+    evidence = checkpoint.evidence
+    if evidence is not None and evidence.loaders:
+        return [asdict(loader) for loader in evidence.loaders]
+    reason = "`--no-base`: the base model was not looked at"
+    if evidence is not None:
+        reason = next((c.reason for c in evidence.checks if c.name == "loads"), "the torch side gave no answer")
+    return [asdict(Loader(name, "not-run", of=len(checkpoint.tensors), reason=reason)) for name in LOADERS]
 
 
 def _nothing(_: str) -> None:
@@ -95,13 +109,13 @@ def _layers(checkpoint: Checkpoint) -> int | None:
 def _ranks(checkpoint: Checkpoint) -> object:
     """The rank, or every rank with the number of modules that have it when they differ."""
     config = checkpoint.config
-    if config is None or (config.get("r") is None and checkpoint.method is not UNKNOWN and not checkpoint.method.covered):
+    if config is None or (config.get("r") is None and checkpoint.method is not UNKNOWN and not checkpoint.method.low_rank):
         return None
     found = Counter(_rank(checkpoint, roles) for roles in checkpoint.by_module.values())
     found.pop(None, None)
-    if checkpoint.method.covered and len(found) == 1:
+    if checkpoint.method.low_rank and len(found) == 1:
         return next(iter(found))
-    if checkpoint.method.covered and found:
+    if checkpoint.method.low_rank and found:
         return {str(rank): count for rank, count in sorted(found.items(), key=lambda item: item[0] or 0)}
     return config.get("r")
 

@@ -43,6 +43,29 @@ class LoadOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Loader:
+    """What one way of loading makes of the adapter.
+
+    ``status`` is ``full``, ``partial``, ``none``, ``raises`` or ``not-run``; ``loaded`` ``of`` the file's tensors reach the model;
+    ``reason`` is the first thing that is wrong, or why it was not run.
+    """
+
+    loader: str
+    status: str
+    loaded: int = 0
+    of: int = 0
+    reason: str = ""
+
+
+LOADERS = (
+    "PeftModel.from_pretrained",
+    "PeftModel.load_adapter",
+    "transformers load_adapter",
+    "diffusers load_lora_weights",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleMerge:
     """Merged against unmerged for one targeted module.
 
@@ -74,12 +97,14 @@ class Evidence:
     """Everything the torch side reports about one checkpoint; rules read it, nothing else does.
 
     ``named`` maps the codes of errors that the files alone already gave to their messages: one cause is reported once.
-    ``unmergeable`` is why the method as a whole has nothing to merge. ``vocabulary`` is how many tokens the base embeds,
-    ``replaced`` are the keys of base weights saved with an adapted embedding that are not what this base has there.
+    ``loaders`` are all ways of loading, the first of them in detail in ``loads``. ``unmergeable`` is why the method as a whole has
+    nothing to merge. ``vocabulary`` is how many tokens the base embeds, ``replaced`` are the keys of base weights saved with an
+    adapted embedding that are not what this base has there.
     """
 
     base: str | None = None
     loads: LoadOutcome | None = None
+    loaders: tuple[Loader, ...] = ()
     merge: tuple[ModuleMerge, ...] = ()
     checks: tuple[Check, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)

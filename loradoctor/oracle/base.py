@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
+
+from .weights import renamer
 
 # peft.utils.peft_types.TaskType → the class of transformers that a user of that task loads the base with
 AUTO_CLASSES = {
@@ -17,6 +21,10 @@ AUTO_CLASSES = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
     "FEATURE_EXTRACTION": "AutoModel",
 }
+
+
+BUILD_ERRORS = (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError, NotImplementedError)
+"""what reading a config or making a model of it may raise"""
 
 
 class Unbuildable(Exception):
@@ -31,12 +39,26 @@ class Base:
     class_name: str
     names: dict[int, tuple[str, ...]]
     """``id(parameter)`` → every name it has in the base model; more than one when weights are tied"""
+    make: Callable[[], nn.Module]
+    """makes the model anew, on the meta device"""
+
+    def again(self) -> Base:
+        """The same base, which no adapter has touched. Raises what building it raises."""
+        return _stand_in(self.make)
 
 
-def build(reference: str, adapter: dict[str, Any], *, online: bool, num_labels: int | None) -> Base:
+def _stand_in(make: Callable[[], nn.Module]) -> Base:
+    model = make()
+    return Base(phantom(model), type(model).__name__, parameter_names(model), make)
+
+
+def build(
+    reference: str, adapter: dict[str, Any], *, online: bool, num_labels: int | None, modules: Sequence[str] = ()
+) -> Base:
     """Build the base model on the meta device with the class that the adapter's task calls for.
 
-    ``reference`` is a directory or a hub id, ``adapter`` the adapter's config. Raises :class:`Unbuildable`.
+    ``reference`` is a directory or a hub id, ``adapter`` the adapter's config, ``modules`` the paths that it adapts: a
+    text-and-image model is often trained with the task of a language model. Raises :class:`Unbuildable`.
     """
     from transformers import AutoConfig
 
@@ -45,18 +67,36 @@ def build(reference: str, adapter: dict[str, Any], *, online: bool, num_labels: 
         config = AutoConfig.from_pretrained(
             reference, revision=revision(reference, adapter), local_files_only=not online, trust_remote_code=False, **extra
         )
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+    except BUILD_ERRORS as error:
         raise Unbuildable(_why(error)) from error
     problems: list[str] = []
-    for candidate in _candidates(config, adapter):
+    built: list[tuple[float, Base]] = []
+    for make in _candidates(config, adapter):
         try:
-            with torch.device("meta"):
-                model = candidate(config)
-        except (ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError, NotImplementedError) as error:
+            base = _stand_in(make)
+        except BUILD_ERRORS as error:
             problems.append(_why(error))
-        else:
-            return Base(phantom(model), type(model).__name__, parameter_names(model))
-    raise Unbuildable(problems[0] if problems else "its config names no model class that the installed transformers has")
+            continue
+        built.append((_share(base.model, modules), base))
+        if built[-1][0] == 1:
+            break
+    if built:
+        return max(built, key=lambda entry: entry[0])[1]
+    backbone = _maker("AutoModel", config)
+    try:
+        return _stand_in(backbone)
+    except BUILD_ERRORS as error:
+        problems.append(_why(error))
+    raise Unbuildable(problems[0])
+
+
+def _share(model: nn.Module, modules: Sequence[str]) -> float:
+    """How many of ``modules`` the model has, as a share, under their own or the name that transformers gives them now."""
+    if not modules:
+        return 1
+    known = {name for name, _ in model.named_modules()}
+    rename = renamer(model)
+    return sum(m in known or rename(f"{m}.weight").removesuffix(".weight") in known for m in modules) / len(modules)
 
 
 def revision(reference: str, adapter: dict[str, Any]) -> str:
@@ -65,23 +105,34 @@ def revision(reference: str, adapter: dict[str, Any]) -> str:
     return named if isinstance(named, str) and named else "main"
 
 
-def _candidates(config: Any, adapter: dict[str, Any]) -> list[Any]:
+def _candidates(config: Any, adapter: dict[str, Any]) -> list[Callable[[], nn.Module]]:
+    mapping = adapter.get("auto_mapping")
+    named = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    task = AUTO_CLASSES.get(str(adapter.get("task_type")))
+    declared = getattr(config, "architectures", None) or []
+    wanted = [named if _is_model_class(named) else None, task, *(name for name in declared if _is_model_class(name))]
+    return [_maker(name, config) for name in dict.fromkeys(wanted) if name is not None]
+
+
+def _is_model_class(name: Any) -> bool:
     import transformers
 
-    def auto(name: str) -> Any:
-        return lambda c: getattr(transformers, name).from_config(c, trust_remote_code=False)
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    return isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
 
-    def concrete(name: Any) -> Any:
-        found = getattr(transformers, name, None) if isinstance(name, str) else None
-        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-            return cast("Any", found)._from_config  # noqa: SLF001 -- what AutoModel.from_config calls
-        return None
 
-    mapping = adapter.get("auto_mapping")
-    first = concrete(mapping.get("base_model_class")) if isinstance(mapping, dict) else None
-    task = AUTO_CLASSES.get(str(adapter.get("task_type")))
-    declared = [concrete(name) for name in getattr(config, "architectures", None) or []]
-    return [c for c in [first, auto(task) if task else None, *declared, auto("AutoModel")] if c is not None]
+def _maker(name: str, config: Any) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        import transformers
+
+        cls: Any = getattr(transformers, name)
+        own = copy.deepcopy(config)  # PEFT writes into the config of a model whose embeddings it unties
+        with torch.device("meta"):
+            # What AutoModel.from_config calls in the end.
+            model = cls.from_config(own, trust_remote_code=False) if name.startswith("AutoModel") else cls._from_config(own)
+        return cast("nn.Module", model)
+
+    return make
 
 
 def _why(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import peft
 import torch
 import transformers
 
+from . import loaders
 from . import merge as merging
 from .base import Base, Unbuildable, build, revision
 from .isolated import defer_init
@@ -24,8 +26,8 @@ Progress = Callable[[str], None]
 def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Everything the request asks for.
 
-    Keys: ``versions``; ``class`` and ``base_error`` of the base; ``modules`` (names of the base's modules); ``loads``; ``merge``
-    (a list) or ``merge_error``; ``forward`` or ``forward_error``.
+    Keys: ``versions``; ``class`` and ``base_error`` of the base; ``modules`` (names of the base's modules); ``loads``; ``loaders``
+    (one :class:`~.loaders.Row` per loader); ``merge`` (a list) or ``merge_error``; ``forward`` or ``forward_error``.
     """
     result: dict[str, Any] = {
         "versions": {
@@ -39,7 +41,13 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     raw = json.loads((Path(directory) / "adapter_config.json").read_text(encoding="utf-8-sig"))
     progress("building the base model from its config")
     try:
-        base = build(request["base"], raw, online=bool(request.get("online")), num_labels=request.get("num_labels"))
+        base = build(
+            request["base"],
+            raw,
+            online=bool(request.get("online")),
+            num_labels=request.get("num_labels"),
+            modules=request.get("modules", ()),
+        )
     except Unbuildable as reason:
         return {**result, "base_error": str(reason)}
     result["class"] = base.class_name
@@ -48,7 +56,7 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     wanted = bool(request.get("merge"))
     result["vocabulary"] = _vocabulary(base.model)
     weights, weights_error = _weights(request, raw, base) if wanted else (BaseWeights({}), "")
-    progress("loading the adapter onto it")
+    progress(f"loading it with {loaders.FROM_PRETRAINED}")
     model, outcome = _load(base, directory)
     result["loads"] = outcome.as_json()
     result["replaced"] = _replaced(model, base, weights) if model is not None else []
@@ -56,7 +64,21 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         result.update(_merge(model, base, weights, weights_error, directory, progress))
     if request.get("forward") and model is not None:
         result.update(_forward(request, base, directory, progress))
+    del model
+    result["loaders"] = _loaders(base, directory, outcome, progress)
+    progress("done")
     return result
+
+
+def _loaders(base: Base, directory: str, outcome: Outcome, progress: Progress) -> list[dict[str, Any]]:
+    first = loaders.row(loaders.FROM_PRETRAINED, outcome)
+    try:
+        config = peft.PeftConfig.from_pretrained(directory)
+    except Exception:  # noqa: BLE001 -- every loader reads the config with this call: what it raised is in `outcome`
+        return [first.as_json(), *(replace(first, loader=name).as_json() for name in loaders.OTHERS)]
+    defer_init(config)
+    disarm(config)
+    return [r.as_json() for r in (first, *loaders.others(base, directory, config, outcome.total, progress))]
 
 
 def _vocabulary(model: Any) -> int | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +18,9 @@ ADAPTER = "default"
 
 FROM_FILE = "_loradoctor_from_file"
 """mark on a parameter of the base whose value the adapter's file has replaced"""
+
+FIRST, SECOND = "first", "second"
+"""names of an adapter that is there already and of the one that is loaded beside it; neither is what a file has in its keys"""
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Outcome:
 
 @dataclass
 class _Record:
+    adapter: str = ADAPTER
     model: nn.Module | None = None
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     expected: dict[str, str | None] = field(default_factory=dict)
@@ -54,18 +59,47 @@ def load(base: Base, directory: str, config: Any) -> tuple[Any, Outcome]:
     """``PeftModel.from_pretrained`` on the phantom base; returns the model (None when PEFT raised) and the outcome."""
     import peft
 
-    record = _Record()
+    def run() -> Any:
+        return peft.PeftModel.from_pretrained(base.model, directory, adapter_name=ADAPTER, config=config, torch_device="cpu")
+
+    return _observe(base, config, ADAPTER, run)
+
+
+def load_beside(base: Base, directory: str, config: Any) -> Outcome:
+    """``PeftModel.load_adapter`` under another name than ``default``, on a phantom base that has an adapter already."""
+    import peft
+
+    def run() -> Any:
+        model = peft.get_peft_model(base.model, _companion(base, config), adapter_name=FIRST)
+        # With the config given, PEFT reads only the weights; the config in the file may name modules to import.
+        model.add_adapter(SECOND, copy.deepcopy(config))
+        model.load_adapter(directory, adapter_name=SECOND, torch_device="cpu")
+        return model
+
+    return _observe(base, config, SECOND, run)[1]
+
+
+def _companion(base: Base, config: Any) -> Any:
+    """The adapter that is there first: for LoRA the smallest there is, else one like ``config``."""
+    import peft
+
+    linear = next((n for n, m in base.model.named_modules() if isinstance(m, nn.Linear)), None)
+    if type(config) is not peft.LoraConfig or linear is None:
+        return copy.deepcopy(config)
+    return peft.LoraConfig(r=1, target_modules=[linear], task_type=config.task_type, init_lora_weights=False)
+
+
+def _observe(base: Base, config: Any, adapter: str, run: Callable[[], Any]) -> tuple[Any, Outcome]:
+    record = _Record(adapter)
     outcome = Outcome()
+    model = None
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        with _watch(record, outcome):
+        with _watch(record, outcome), without_init(config):
             try:
-                model = peft.PeftModel.from_pretrained(
-                    base.model, directory, adapter_name=ADAPTER, config=config, torch_device="cpu"
-                )
+                model = run()
                 model.eval()
             except Exception as error:  # noqa: BLE001 -- whatever PEFT raises is the finding
-                model = None
                 outcome.error_type = type(error).__name__
                 outcome.error = str(error).strip()
     spoken = [w for w in heard if w.category in (UserWarning, RuntimeWarning)]
@@ -73,6 +107,40 @@ def load(base: Base, directory: str, config: Any) -> tuple[Any, Outcome]:
     _judge(outcome, record, base)
     _hollow_out(base)
     return model, outcome
+
+
+def stored(directory: str) -> frozenset[str]:
+    """The names of the tensors in the file that PEFT chooses. Raises what reading it raises."""
+    from pathlib import Path
+
+    from safetensors import safe_open
+
+    path = Path(directory, "adapter_model.safetensors")
+    if path.is_file():
+        with safe_open(str(path), framework="pt") as file:
+            return frozenset(file.keys())
+    state = torch.load(Path(directory, "adapter_model.bin"), map_location="cpu", weights_only=True)
+    return frozenset(state)
+
+
+@contextlib.contextmanager
+def without_init(config: Any) -> Iterator[None]:
+    """Start the tensors of a new LoRA at zero: the file's values replace them, and what is missing there does nothing.
+
+    Random numbers for two hundred million parameters take longer than everything else. Other methods may keep what they drew.
+    """
+    kind = getattr(config, "peft_type", None)
+    if getattr(kind, "value", kind) != "LORA":
+        yield
+        return
+    kept = {name: getattr(nn.init, name) for name in ("kaiming_uniform_", "uniform_", "normal_")}
+    for name in kept:
+        setattr(nn.init, name, lambda tensor, *_args, **_kwargs: nn.init.zeros_(tensor))
+    try:
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(nn.init, name, function)
 
 
 def _hollow_out(base: Base) -> None:
@@ -99,7 +167,7 @@ def _watch(record: _Record, outcome: Outcome) -> Iterator[None]:
     def setting(model: nn.Module, tensors: Any, *args: Any, **kwargs: Any) -> Any:
         record.model = model
         record.state = model.state_dict()
-        record.expected = _expected(model, record.state)
+        record.expected = _expected(model, record.state, record.adapter)
         outcome.expected = {key: _shape(record, key, name) for key, name in record.expected.items()}
         return set_state(model, tensors, *args, **kwargs)
 
@@ -118,12 +186,12 @@ def _watch(record: _Record, outcome: Outcome) -> Iterator[None]:
         nn.Module.load_state_dict = load_state
 
 
-def _expected(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, str | None]:
+def _expected(model: nn.Module, state: dict[str, torch.Tensor], adapter: str) -> dict[str, str | None]:
     # The tensors pass through by identity, which tells the model's name of everything PEFT would save.
     from peft import get_peft_model_state_dict
 
     names = {id(tensor): name for name, tensor in state.items()}
-    saved = get_peft_model_state_dict(model, state_dict=dict(state), adapter_name=ADAPTER, save_embedding_layers=False)
+    saved = get_peft_model_state_dict(model, state_dict=dict(state), adapter_name=adapter, save_embedding_layers=False)
     return {key: names.get(id(tensor)) for key, tensor in saved.items()}
 
 
@@ -176,7 +244,8 @@ def _in_file(key: str, record: _Record) -> str:
     # PEFT before 0.18 inserts the adapter's name into every key, also into those that match nothing.
     if key in record.stored:
         return key
-    plain = key.replace(f".{ADAPTER}.", ".") if f".{ADAPTER}." in key else key.removesuffix(f".{ADAPTER}")
+    name = record.adapter
+    plain = key.replace(f".{name}.", ".") if f".{name}." in key else key.removesuffix(f".{name}")
     return plain if plain in record.stored else key
 
 

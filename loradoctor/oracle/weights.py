@@ -52,7 +52,7 @@ class BaseWeights:
 
     def adopt(self, model: Any) -> None:
         """Learn how transformers renames this checkpoint's tensors when it loads them into ``model``."""
-        rename = _renamer(model)
+        rename = renamer(model)
         prefix = getattr(model, "base_model_prefix", "")
         known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._as_model = {}
@@ -110,7 +110,8 @@ def _inside(directory: Path, name: str) -> Path:
     return directory / name
 
 
-def _renamer(model: Any) -> Callable[[str], str]:
+def renamer(model: Any) -> Callable[[str], str]:
+    """How transformers renames a tensor of older releases when it loads it into ``model``."""
     steps: list[Callable[[str], str]] = []
     for pattern, replacement in (getattr(model, "_checkpoint_conversion_mapping", None) or {}).items():
         # The patterns are written for keys, the replacements for humans: transformers strips `^` and look-aheads too.

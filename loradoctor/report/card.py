@@ -26,6 +26,7 @@ _LABELS = {
 _ENTRIES = {"modules": "{value} {key}", "dtypes": "{key} in {value} tensors", "rank": "{key} in {value} modules"}
 """How one entry of a mapping reads, where ``key: value`` would not say enough."""
 
+_LOADERS = "loaders"
 _MANY = 12
 _REASON = 200
 """Characters of a reason: a longer one repeats a finding that is printed in full below."""
@@ -35,14 +36,31 @@ _NESTED = 3
 def card(subject: Subject, checks: Sequence[Check], paint: Palette) -> list[str]:
     """The facts of one subject and the outcome of every check made on it."""
     facts = [(label, subject.facts.get(key)) for key, label in _LABELS.items()]
-    facts += [(key.replace("_", " "), value) for key, value in subject.facts.items() if key not in _LABELS]
+    facts += [(key.replace("_", " "), value) for key, value in subject.facts.items() if key not in _LABELS and key != _LOADERS]
     rows = [(label, _value(label, value)) for label, value in facts]
     rows = [(label, text) for label, text in rows if text]
     width = max((len(label) for label, _ in rows), default=0)
     kind = printable(subject.kind.replace("-", " "))
     lines = [f"{paint('bold', printable(subject.path))} {paint('dim', f'({kind})')}"]
     lines += [f"  {paint('dim', printable(label).ljust(width))}  {text}" for label, text in rows]
-    return lines + _outcomes(checks, paint)
+    return lines + _loaders(subject.facts.get(_LOADERS), paint) + _outcomes(checks, paint)
+
+
+def _loaders(rows: object, paint: Palette) -> list[str]:
+    """One line per loader; nothing when none was run, which the checks explain."""
+    rows = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+    if all(row["status"] == "not-run" for row in rows):
+        return []
+    width = max(len(row["loader"]) for row in rows)
+    lines = [f"  {paint('dim', 'loaders')}"]
+    for row in rows:
+        run = row["status"] != "not-run"
+        role = ("passed" if row["status"] == "full" else "failed") if run else "not-run"
+        count = f"{row['loaded']:,} of {row['of']:,} tensors" if run and row["status"] != "raises" else ""
+        text = "; ".join(filter(None, (count, printable(row["reason"], _REASON))))
+        status = row["status"].replace("-", " ").ljust(7)
+        lines.append(f"    {row['loader'].ljust(width)}  {paint(role, status)}  {text}".rstrip())
+    return lines
 
 
 def _outcomes(checks: Sequence[Check], paint: Palette) -> list[str]:

@@ -18,7 +18,12 @@ def test_a_sound_adapter_loads_fully(examine, good):
 
 def test_the_card_says_how_it_loads_and_with_what(examine, good, base):
     facts = examine(good).report.subjects[0].facts
-    assert facts["loaders"] == {"PeftModel.from_pretrained": "fully"}
+    assert [(row["loader"], row["status"], row["loaded"], row["of"]) for row in facts["loaders"]] == [
+        ("PeftModel.from_pretrained", "full", 12, 12),
+        ("PeftModel.load_adapter", "full", 12, 12),
+        ("transformers load_adapter", "full", 12, 12),
+        ("diffusers load_lora_weights", "not-run", 0, 12),
+    ]
     assert facts["base_path"] == str(base.resolve())
     assert set(facts["torch_side"]) == {"python", "torch", "transformers", "peft"}
 

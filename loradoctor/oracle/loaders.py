@@ -1,0 +1,141 @@
+"""What each loader that people use makes of the adapter: how many tensors of the file reach the model, and why not all."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .base import BUILD_ERRORS, Base
+from .load import ADAPTER, Outcome, load_beside, stored, without_init
+from .session import first_line
+
+FROM_PRETRAINED = "PeftModel.from_pretrained"
+LOAD_ADAPTER = "PeftModel.load_adapter"
+TRANSFORMERS = "transformers load_adapter"
+DIFFUSERS = "diffusers load_lora_weights"
+
+OTHERS = (LOAD_ADAPTER, TRANSFORMERS, DIFFUSERS)
+
+_STATUS = {"fully": "full", "partly": "partial", "not-at-all": "none", "raises": "raises"}
+
+
+@dataclass
+class Row:
+    """One loader: ``status`` is full, partial, none, raises or not-run; ``loaded`` of the file's ``of`` tensors arrive."""
+
+    loader: str
+    status: str
+    loaded: int = 0
+    of: int = 0
+    reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for the wire."""
+        return asdict(self)
+
+
+def row(loader: str, outcome: Outcome) -> Row:
+    """What PEFT's own loaders did, told like that of the others."""
+    if outcome.mismatched:
+        key, found, wanted = outcome.mismatched[0]
+        reason = f"{outcome.error_type}: {len(outcome.mismatched)} of another shape, first `{key}`: {found} in the file, {wanted} wanted"
+        return Row(loader, "raises", 0, outcome.total, reason)
+    if outcome.status == "raises":
+        return Row(loader, "raises", 0, outcome.total, _error(outcome.error_type, outcome.error))
+    parts = [
+        _several(outcome.missing, "missing"),
+        _several(outcome.unexpected, "unused"),
+        _several(outcome.overwritten, "written over the base"),
+    ]
+    return Row(loader, _STATUS[outcome.status], outcome.loaded, outcome.total, "; ".join(filter(None, parts)))
+
+
+def others(base: Base, directory: str, config: Any, total: int, progress: Callable[[str], None]) -> list[Row]:
+    """What the other loaders do with the adapter in ``directory``, each on a base of its own. ``config`` is PEFT's, disarmed."""
+    loaders: dict[str, Callable[[Base, str, Any], Row]] = {LOAD_ADAPTER: _beside, TRANSFORMERS: _by_transformers}
+    found = []
+    for loader, run in loaders.items():
+        progress(f"loading it with {loader}")
+        try:
+            found.append(run(base.again(), directory, copy.deepcopy(config)))
+        except BUILD_ERRORS as error:
+            found.append(Row(loader, "raises", 0, total, first_line(error)))
+    return [*found, Row(DIFFUSERS, "not-run", 0, total, f"`{base.class_name}` is no part of a diffusion pipeline")]
+
+
+def _beside(base: Base, directory: str, config: Any) -> Row:
+    return row(LOAD_ADAPTER, load_beside(base, directory, config))
+
+
+def _by_transformers(base: Base, directory: str, config: Any) -> Row:
+    names = stored(directory)
+    model: Any = base.model
+    if not hasattr(model, "load_adapter"):
+        return Row(TRANSFORMERS, "not-run", 0, len(names), f"`{base.class_name}` has no `load_adapter`")
+    own = {id(p) for p in model.parameters()}
+    heard: list[Any] = []
+    try:
+        with warnings.catch_warnings(), _overheard(heard), without_init(config):
+            warnings.simplefilter("ignore")
+            info = model.load_adapter(directory, adapter_name=ADAPTER, peft_config=config)
+    except Exception as error:  # noqa: BLE001 -- whatever the loader raises is the result
+        return Row(TRANSFORMERS, "raises", 0, len(names), first_line(error))
+    report = info if info is not None else next(iter(heard), None)
+    added = {n for n, p in model.named_parameters(remove_duplicate=False) if id(p) not in own}
+    return _judged(report, added, names)
+
+
+def _judged(report: Any, added: set[str], names: frozenset[str]) -> Row:
+    """The row for what ``load_adapter`` of transformers returned; before 5 it returned nothing, and PEFT's report is read."""
+    if report is None:
+        return Row(TRANSFORMERS, "not-run", 0, len(names), "this release does not say what it loaded")
+    missing = [key for key in getattr(report, "missing_keys", ()) or () if key in added]
+    unused = sorted(_names(report, "unexpected_keys") | _names(report, "conversion_errors") | _names(report, "mismatched_keys"))
+    loaded = max(0, len(names) - len(unused))
+    parts = [_several([_in_file(k) for k in sorted(missing)], "missing"), _several([_in_file(k) for k in unused], "unused")]
+    reason = "; ".join(filter(None, parts))
+    if (names and not loaded) or (added and len(missing) == len(added)):
+        return Row(TRANSFORMERS, "none", 0, len(names), reason)
+    return Row(TRANSFORMERS, "partial" if missing or unused else "full", loaded, len(names), reason)
+
+
+def _names(report: Any, kind: str) -> set[str]:
+    found = getattr(report, kind, None) or ()
+    return {str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in found}
+
+
+def _in_file(key: str) -> str:
+    return key.replace(f".{ADAPTER}.", ".").removesuffix(f".{ADAPTER}")
+
+
+@contextlib.contextmanager
+def _overheard(heard: list[Any]) -> Iterator[None]:
+    # transformers before 5 imports this inside `load_adapter` and keeps what it says to itself.
+    import peft.utils as target
+
+    set_state = target.set_peft_model_state_dict
+
+    def setting(*args: Any, **kwargs: Any) -> Any:
+        heard.append(set_state(*args, **kwargs))
+        return heard[-1]
+
+    target.set_peft_model_state_dict = setting
+    try:
+        yield
+    finally:
+        target.set_peft_model_state_dict = set_state
+
+
+def _several(keys: list[str], what: str) -> str:
+    return f"{len(keys)} {what}, first `{keys[0]}`" if keys else ""
+
+
+def _error(kind: str, text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # torch's `Error(s) in loading state_dict for X:` says nothing; what is wrong stands on the next line.
+    first = lines[1] if len(lines) > 1 and lines[0].endswith(":") else "".join(lines[:1])
+    return f"{kind}: {first}".rstrip(": ")

@@ -18,8 +18,8 @@ _PICKLE_LIMIT = 256 << 20
 _MEMBER_LIMIT = 1_000_000
 
 
-def read_archive(path: Path) -> Header:
-    """The tensors of a `.bin`. Raises :class:`ReadError` (LD502, LD503, LD506, LD507) and OSError."""
+def read_archive(path: Path, *, unnest: bool = False) -> Header:
+    """The tensors of a `.bin`, also of one inside another dict with ``unnest``. Raises :class:`ReadError` (LD502, LD503, LD506, LD507) and OSError."""
     with warnings.catch_warnings(), path.open("rb") as file:
         # An escape in a text opcode can make the standard library warn about source code that nobody wrote.
         warnings.simplefilter("ignore")
@@ -31,15 +31,15 @@ def read_archive(path: Path) -> Header:
             raise lfs_pointer(path, lead)
         file.seek(0)
         if lead.startswith(b"PK\x03\x04"):
-            return _zip(path, file, size)
+            return _zip(path, file, size, unnest=unnest)
         if lead.startswith(b"\x80") and lead[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-            return read_stream(path, file, size)
+            return read_stream(path, file, size, unnest=unnest)
     if len(lead) > 8 and int.from_bytes(lead[:8], "little") < size and lead[8:9] == b"{":
         raise broken(path, "is a safetensors file", "wrong-format", "rename it to `adapter_model.safetensors`")
     raise broken(path, "is neither a PyTorch archive nor a pickle", "wrong-format")
 
 
-def _zip(path: Path, file: IO[bytes], size: int) -> Header:
+def _zip(path: Path, file: IO[bytes], size: int, *, unnest: bool) -> Header:
     try:
         with zipfile.ZipFile(file) as archive:
             members = {info.filename: info for info in archive.infolist()[:_MEMBER_LIMIT]}
@@ -58,7 +58,11 @@ def _zip(path: Path, file: IO[bytes], size: int) -> Header:
     if big:
         raise broken(path, "was written on a big-endian machine", "byteorder", "load it with torch and save it as safetensors")
     root = name.removesuffix("data.pkl")
-    return state_dict(path, data, lambda storage: _zip_range(path, file, members.get(f"{root}data/{storage.key}"), storage, size))
+
+    def where(storage: Storage) -> tuple[int, int]:
+        return _zip_range(path, file, members.get(f"{root}data/{storage.key}"), storage, size)
+
+    return state_dict(path, data, where, unnest=unnest)
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:

@@ -19,12 +19,12 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """torch.serialization.MAGIC_NUMBER"""
 
 
-def read_stream(path: Path, file: IO[bytes], size: int) -> Header:
+def read_stream(path: Path, file: IO[bytes], size: int, *, unnest: bool = False) -> Header:
     """The stream of torch < 1.6: magic, protocol, system info, the object, storage keys (one pickle each), then the storages."""
     first = _first_pickle(file)
     if first != _LEGACY_MAGIC:
         file.seek(0)
-        return state_dict(path, file.read(_PICKLE_LIMIT), _no_storage(path))
+        return state_dict(path, file.read(_PICKLE_LIMIT), _no_storage(path), unnest=unnest)
     _first_pickle(file), _first_pickle(file)
     start = file.tell()
     end = _end_of_pickle(path, file)
@@ -47,7 +47,7 @@ def read_stream(path: Path, file: IO[bytes], size: int) -> Header:
             raise broken(path, f"lacks the storage `{storage.key}` of a tensor", "truncated")
         return ranges[storage.key]
 
-    return state_dict(path, data, where)
+    return state_dict(path, data, where, unnest=unnest)
 
 
 def _storages(value: Any, depth: int = 3) -> Iterator[Storage]:

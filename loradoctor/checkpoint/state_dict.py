@@ -33,8 +33,11 @@ def _dangerous(names: tuple[str, ...]) -> bool:
     return any(is_dangerous(n) for n in names)
 
 
-def state_dict(path: Path, data: bytes, where: Where) -> Header:
-    """The tensors of a pickled state dict; ``where`` gives the byte range of a storage. Raises :class:`ReadError` (LD502, LD506, LD507)."""
+def state_dict(path: Path, data: bytes, where: Where, *, unnest: bool = False) -> Header:
+    """The tensors of a pickled state dict; ``where`` gives the byte range of a storage. Raises :class:`ReadError` (LD502, LD506, LD507).
+
+    With ``unnest``, a state dict that is the only one inside another dict is taken out of it.
+    """
     value, strangers = understood(path, data)
     if strangers and isinstance(value, Opaque) and value.what.partition(".")[0] not in _MODEL_LIBRARIES:
         raise _unsafe(path, strangers)
@@ -42,7 +45,9 @@ def state_dict(path: Path, data: bytes, where: Where) -> Header:
         what = value.what if isinstance(value, Opaque) else type(value).__name__
         raise _not_a_state_dict(path, f"holds a whole `{what}` object, not a state dict", "whole-object", strangers)
     inner = next((k for k, v in value.items() if isinstance(v, dict) and any(isinstance(t, Tensor) for t in v.values())), None)
-    if inner is not None and not any(isinstance(v, Tensor) for v in value.values()):
+    if inner is not None and unnest and _only(value, inner):
+        value = value[inner]
+    elif inner is not None and not any(isinstance(v, Tensor) for v in value.values()):
         raise _not_a_state_dict(path, f"holds the state dict under the key `{inner}`", "nested-state-dict", strangers)
     if strangers and all(s.startswith("torch.") for s in strangers):
         raise _not_a_state_dict(path, f"holds more than plain tensors: `{strangers[0]}`", "special-tensors", strangers)
@@ -55,6 +60,15 @@ def state_dict(path: Path, data: bytes, where: Where) -> Header:
     if value and not tensors:
         raise _not_a_state_dict(path, "holds no tensors, only other values", "no-tensors", strangers)
     return Header(tensors, {})
+
+
+def _only(value: dict[Any, Any], inner: Any) -> bool:
+    """Whether nothing beside ``inner`` holds tensors, neither at the top nor in a dict there."""
+    return not any(
+        isinstance(v, Tensor) or (isinstance(v, dict) and any(isinstance(t, Tensor) for t in v.values()))
+        for k, v in value.items()
+        if k != inner
+    )
 
 
 def _info(path: Path, name: str, tensor: Tensor, span: tuple[int, int]) -> TensorInfo:

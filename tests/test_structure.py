@@ -53,9 +53,14 @@ def test_lint_of_a_clean_tree_imports_nothing_heavy(clean_tree):
     assert _imported_by(_command("lint", "."), clean_tree) == set()
 
 
-def test_lint_of_a_peft_script_imports_nothing_heavy(clean_tree):
-    (clean_tree / "train.py").write_text("from peft import PeftModel\nm = PeftModel.from_pretrained(a, b)\nm.merge_and_unload()\n")
+def test_lint_of_a_peft_script_without_findings_imports_nothing_heavy(clean_tree):
+    (clean_tree / "train.py").write_text("from peft import PeftModel\nm = PeftModel.from_pretrained(a, b)\nm = m.merge_and_unload()\n")
     assert _imported_by(_command("lint", "."), clean_tree) == set()
+
+
+def test_libcst_says_where_findings_stand(clean_tree):
+    (clean_tree / "train.py").write_text("from peft import PeftModel\nm = PeftModel.from_pretrained(a, b)\nm.merge_and_unload()\n")
+    assert _imported_by(_command("lint", "."), clean_tree) == {"libcst"}
 
 
 def test_what_the_interpreter_cannot_parse_is_left_to_libcst(clean_tree):

@@ -1,7 +1,7 @@
 """The lowered form of a module: what the executor runs. Small, plain and free of libcst.
 
 Every expression and statement keeps ``ref``, an opaque handle of the syntax node it came from, and ``uid``, its number in
-the module; only :mod:`loradoctor.lint.lower` looks inside a ``ref``.
+the module; only what made a ``ref`` looks inside it.
 """
 
 from __future__ import annotations

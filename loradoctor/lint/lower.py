@@ -1,4 +1,4 @@
-"""Text → syntax tree → lowered form, with whichever parser can read the text: CPython's, or libcst's where that cannot."""
+"""Text → syntax tree → lowered form: CPython's tree for what a program does, libcst's for where it stands and for what CPython refuses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Tree(Protocol):
     def lower(self) -> ir.Program:
         """The lowered form."""
 
-    def span(self, ref: object) -> tuple[int, int]:
-        """Character offsets of the node that the lowered form calls ``ref``."""
+    def span(self, node: ir.Node | ir.Arg) -> tuple[int, int]:
+        """Character offsets of a node of the lowered form."""
 
 
 class ParseError(ValueError):

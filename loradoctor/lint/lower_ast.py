@@ -1,7 +1,7 @@
-"""CPython's own syntax tree → lowered form: a tenth of the time that a concrete tree takes, and nothing to import.
+"""CPython's own syntax tree → lowered form: a tenth of the time that libcst's takes, and nothing to import.
 
-What the interpreter that runs us cannot parse (a newer syntax, say) is left to :mod:`loradoctor.lint.lower_cst`; both give the
-same program for the same text.
+Most files have nothing to report and are done with that. Where a finding stands is asked of libcst's tree, as is a text that the
+interpreter that runs us cannot parse (see :mod:`loradoctor.lint.places` and :mod:`loradoctor.lint.lower_cst`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from loradoctor.lint import ir, places
+from loradoctor.lint import ir
+from loradoctor.lint.places import Places
 
 
 def parse(text: str) -> Tree | None:
@@ -30,22 +31,22 @@ class Tree:
     def __init__(self, text: str, module: ast.Module) -> None:
         self.text = text
         self.module = module
-        self._formatted: list[ast.JoinedStr] = []
-        self._places: places.Places | None = None
+        self._program: ir.Program | None = None
+        self._places: Places | None = None
 
     def lower(self) -> ir.Program:
         """The lowered form."""
         lowering = _Lowering()
         first = lowering.uid()
         body = lowering.block(self.module.body)
-        self._formatted = lowering.strings
-        return ir.Program(body, first, lowering.uid(), frozenset(lowering.words))
+        self._program = ir.Program(body, first, lowering.uid(), frozenset(lowering.words))
+        return self._program
 
-    def span(self, ref: object) -> tuple[int, int]:
+    def span(self, node: ir.Node | ir.Arg) -> tuple[int, int]:
         """Character offsets of a node's text, without surrounding whitespace and parentheses."""
         if self._places is None:
-            self._places = places.Places(self.text, self._formatted)
-        return self._places.span(ref)
+            self._places = Places(self.text, self._program or self.lower())
+        return self._places.span(node)
 
 
 class _Lowering:
@@ -54,7 +55,6 @@ class _Lowering:
     def __init__(self) -> None:
         self.uid = ir.numbers.__next__
         self.words: set[str] = set()
-        self.strings: list[ast.JoinedStr] = []
         self.yields = False
 
     # -- statements
@@ -145,7 +145,7 @@ class _Lowering:
         return ir.Function(self.uid(), node, node.name, params, body, decorators, generator, words)
 
     def class_(self, node: ast.ClassDef) -> ir.Stmt:
-        bases = self.args(node, node.bases, node.keywords)
+        bases = self.args(node.bases, node.keywords)
         decorators = tuple([self.expr(d) for d in node.decorator_list])
         body = self.block(node.body)
         fields = tuple([s.target.id for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)])
@@ -214,7 +214,6 @@ class _Lowering:
         return ir.Const(self.uid(), node, node.value)
 
     def formatted(self, node: ast.JoinedStr) -> ir.Expr:
-        self.strings.append(node)
         parts: list[str | ir.Expr] = []
         for part in node.values:
             if isinstance(part, ast.Constant):
@@ -223,13 +222,13 @@ class _Lowering:
                 parts.append(self.expr(part.value))
         return ir.Text(self.uid(), node, tuple(parts))
 
-    def args(self, call: ast.AST, positional: list[ast.expr], keywords: list[ast.keyword]) -> tuple[ir.Arg, ...]:
+    def args(self, positional: list[ast.expr], keywords: list[ast.keyword]) -> tuple[ir.Arg, ...]:
         given: list[Any] = [*positional, *keywords]
         if keywords and positional and isinstance(positional[-1], ast.Starred):  # the only ones that may follow a keyword
             given.sort(key=lambda a: (a.lineno, a.col_offset))
-        return tuple([self.arg(a, call) for a in given])
+        return tuple([self.arg(a) for a in given])
 
-    def arg(self, node: ast.expr | ast.keyword, call: ast.AST) -> ir.Arg:
+    def arg(self, node: ast.expr | ast.keyword) -> ir.Arg:
         if isinstance(node, ast.keyword):
             if node.arg is None:
                 return ir.Arg(self.expr(node.value), None, "**", node)
@@ -237,11 +236,11 @@ class _Lowering:
             return ir.Arg(self.expr(node.value), node.arg, "", node)
         if isinstance(node, ast.Starred):
             return ir.Arg(self.expr(node.value), None, "*", node)
-        return ir.Arg(self.expr(node), None, "", places.Argument(node, call))
+        return ir.Arg(self.expr(node), None, "", node)
 
     def call(self, node: ast.Call) -> ir.Expr:
         func = self.expr(node.func)
-        return ir.Call(self.uid(), node, func, self.args(node, node.args, node.keywords))
+        return ir.Call(self.uid(), node, func, self.args(node.args, node.keywords))
 
     def sequence(self, node: ast.List | ast.Tuple | ast.Set) -> ir.Expr:
         items = tuple([self.expr(e) for e in node.elts])
@@ -283,8 +282,7 @@ class _Lowering:
         left = self.expr(node.values[0])
         for value in node.values[1:]:
             right = self.expr(value)
-            part = node if value is node.values[-1] else places.Stretch(node.values[0], value)
-            left = ir.BoolOp(self.uid(), part, "and" if isinstance(node.op, ast.And) else "or", left, right)
+            left = ir.BoolOp(self.uid(), node, "and" if isinstance(node.op, ast.And) else "or", left, right)
         return left
 
     def comparison(self, node: ast.Compare) -> ir.Expr:
@@ -300,7 +298,8 @@ class _Lowering:
     def subscript(self, node: ast.Subscript) -> ir.Expr:
         value, key = self.expr(node.value), node.slice
         # `x[a, b]` is no key of anything that is followed; `x[(a, b)]` may be.
-        several = isinstance(key, ast.Slice) or (isinstance(key, ast.Tuple) and key.elts and places.begins(key) == places.begins(key.elts[0]))
+        bare = isinstance(key, ast.Tuple) and key.elts and (key.lineno, key.col_offset) == (key.elts[0].lineno, key.elts[0].col_offset)
+        several = isinstance(key, ast.Slice) or bare
         return ir.Subscript(self.uid(), node, value, None if several else self.expr(key))
 
     def binary(self, node: ast.BinOp) -> ir.Expr:

@@ -1,6 +1,6 @@
-"""libcst tree → lowered form: what CPython's parser cannot read, and the words for what is wrong with it.
+"""libcst tree → lowered form: where everything stands, what CPython's parser cannot read, and the words for what is wrong.
 
-The only module that knows libcst. What is lowered how is decided in :mod:`loradoctor.lint.lower_ast`; this one follows.
+The only module that knows libcst. It lowers a text to the same program as :mod:`loradoctor.lint.lower_ast`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import libcst as cst
@@ -33,7 +34,6 @@ class Tree:
 
     def __init__(self, module: cst.Module) -> None:
         self.module = module
-        self._spans: dict[int, tuple[int, int]] | None = None
 
     def lower(self) -> ir.Program:
         """The lowered form."""
@@ -42,13 +42,19 @@ class Tree:
         body = lowering.block(self.module.body)
         return ir.Program(body, first, lowering.count, frozenset(lowering.words))
 
-    def span(self, ref: object) -> tuple[int, int]:
+    def span(self, node: ir.Node | ir.Arg) -> tuple[int, int]:
         """Character offsets of a node's text, without surrounding whitespace and parentheses."""
-        if self._spans is None:
-            state = _Spans(default_indent=self.module.default_indent, default_newline=self.module.default_newline)
-            self.module._codegen(state)  # noqa: SLF001 -- the public way walks the tree twice and resolves three providers
-            self._spans = state.spans
-        return self._spans.get(id(ref), (0, 0))
+        return self._written.spans.get(id(node.ref), (0, 0))
+
+    def keeps(self, text: str) -> bool:
+        """Whether the offsets are those of ``text``: libcst loses form feeds between statements."""
+        return "".join(self._written.tokens) == text
+
+    @cached_property
+    def _written(self) -> _Spans:
+        state = _Spans(default_indent=self.module.default_indent, default_newline=self.module.default_newline)
+        self.module._codegen(state)  # noqa: SLF001 -- the public way walks the tree twice and resolves three providers
+        return state
 
 
 @dataclass
@@ -57,9 +63,11 @@ class _Spans(CodegenState):
     offset: int = 0
 
     def add_token(self, value: str) -> None:
+        self.tokens.append(value)
         self.offset += len(value)
 
     def add_indent_tokens(self) -> None:
+        self.tokens += self.indent_tokens
         self.offset += sum(map(len, self.indent_tokens))
 
     @contextmanager

@@ -320,7 +320,7 @@ class Module:
 
     def span(self, node: ir.Node | ir.Arg) -> tuple[int, int]:
         """Character offsets of a node in its file's text."""
-        return self.unit(node).tree.span(node.ref)
+        return self.unit(node).tree.span(node)
 
     def text(self, node: ir.Node | ir.Arg) -> str:
         """The source of a node."""

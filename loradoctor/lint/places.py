@@ -1,118 +1,78 @@
-"""Where the nodes of CPython's syntax tree stand in the text: lines and bytes → offsets in characters."""
+"""Where the nodes of a program stand: in libcst's tree, which keeps every character that was written.
+
+CPython's tree says what a program does and is a tenth of the work; parentheses, comments and the inside of formatted strings are
+not in it. So libcst reads a text when the first place in it is asked for, which is when there is something to report.
+"""
 
 from __future__ import annotations
 
-import ast
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from loradoctor.lint.formatted import fields
+from loradoctor.lint import ir
+from loradoctor.lint.depth import too_deep
 
+Span = tuple[int, int]
 _NEWLINE = re.compile(r"\r\n|\r|\n")
-_EXACT = sys.version_info >= (3, 12)
-"""Whether the interpreter knows where the expressions inside a formatted string stand."""
-
-
-class Stretch:
-    """From the start of one node to the end of another."""
-
-    __slots__ = ("col_offset", "end_col_offset", "end_lineno", "lineno")
-
-    def __init__(self, first: ast.expr, last: ast.expr) -> None:
-        self.lineno, self.col_offset = first.lineno, first.col_offset
-        self.end_lineno, self.end_col_offset = last.end_lineno, last.end_col_offset
-
-
-class Argument:
-    """A positional argument with the parentheses around it; ``call`` is what it is an argument of."""
-
-    __slots__ = ("call", "node")
-
-    def __init__(self, node: ast.expr, call: ast.AST) -> None:
-        self.node = node
-        self.call = call
-
-
-def begins(node: ast.expr) -> tuple[int, int]:
-    """The line and the byte in it where a node begins; only good for comparing."""
-    return node.lineno, node.col_offset
 
 
 class Places:
-    """The offsets of nodes in ``text``; ``strings`` are the formatted strings in it, outer ones first."""
+    """The offsets, in characters, of the nodes of a program that was lowered from CPython's tree of ``text``."""
 
-    def __init__(self, text: str, strings: Iterable[ast.JoinedStr]) -> None:
+    def __init__(self, text: str, program: ir.Program) -> None:
         self.text = text
-        self.ascii = text.isascii()
         self.starts = [0, *(m.end() for m in _NEWLINE.finditer(text))]
-        if not _EXACT:
-            for string in strings:
-                self._correct(string)
+        self.exact = _exact(text, program)
 
-    def span(self, ref: Any) -> tuple[int, int]:
-        """Where a node begins and ends."""
-        if isinstance(ref, Argument):
-            return self._argument(ref)
+    def span(self, node: ir.Node | ir.Arg) -> Span:
+        """Where a node begins and ends, without surrounding whitespace and parentheses."""
+        found = self.exact.get(_key(node))
+        return self._near(node.ref) if found is None else found
+
+    def _near(self, ref: Any) -> Span:
+        """By CPython's account, for a text that libcst cannot read or reads as something else."""
         return self._offset(ref.lineno, ref.col_offset), self._offset(ref.end_lineno, ref.end_col_offset)
 
     def _offset(self, line: int, column: int) -> int:
         start = self.starts[line - 1]
-        if self.ascii:
-            return start + column
         end = self.starts[line] if line < len(self.starts) else len(self.text)
-        return start + len(self.text[start:end].encode()[:column].decode(errors="replace"))
-
-    def _argument(self, ref: Argument) -> tuple[int, int]:
-        start, end = self.span(ref.node)
-        last = self.span(ref.call)[1]
-        if end == last:  # a generator expression whose parentheses are those of the call
-            return start + 1, end - 1
-        while True:
-            before = len(self.text[:start].rstrip()) - 1
-            after = end + len(self.text[end:]) - len(self.text[end:].lstrip())
-            if self.text[before : before + 1] != "(" or self.text[after : after + 1] != ")" or after >= last - 1:
-                return start, end
-            start, end = before, after + 1
-
-    def _correct(self, string: ast.JoinedStr) -> None:
-        """Give the nodes inside a formatted string their true places; until Python 3.12 the parser guesses them."""
-        values = list(_values(string))
-        found = fields(self.text, *self.span(string))
-        for position, value in enumerate(values):
-            offset, written = found[position] if len(found) == len(values) else (0, "")
-            if not self._place(value.value, offset, written):
-                for node in ast.walk(value):
-                    if isinstance(node, ast.expr):
-                        _copy(string, node)
-
-    def _place(self, value: ast.expr, offset: int, written: str) -> bool:
-        try:
-            again = ast.parse(f"({written}\n)", mode="eval").body
-        except SyntaxError:
-            return False
-        nodes = list(zip(ast.walk(value), ast.walk(again), strict=False))
-        if ast.dump(value) != ast.dump(again):
-            return False
-        row = max(i for i, start in enumerate(self.starts) if start <= offset)
-        column = len(self.text[self.starts[row] : offset].encode()) - 1
-        for node, place in nodes:
-            if isinstance(node, (ast.expr, ast.keyword)) and isinstance(place, (ast.expr, ast.keyword)):
-                node.lineno, node.end_lineno = place.lineno + row, (place.end_lineno or place.lineno) + row
-                node.col_offset = place.col_offset + (column if place.lineno == 1 else 0)
-                node.end_col_offset = (place.end_col_offset or 0) + (column if place.end_lineno == 1 else 0)
-        return True
+        return start + len(self.text[start:end].encode(errors="surrogatepass")[:column].decode(errors="replace"))
 
 
-def _values(string: ast.JoinedStr) -> Iterator[ast.FormattedValue]:
-    for part in string.values:
-        if isinstance(part, ast.FormattedValue):
-            yield part
-            if isinstance(part.format_spec, ast.JoinedStr):
-                yield from _values(part.format_spec)
+def _exact(text: str, program: ir.Program) -> dict[int, Span]:
+    """Where libcst sees the nodes of ``program``."""
+    from loradoctor.lint import lower_cst
+    from loradoctor.lint.lower import ParseError
+
+    if too_deep(text) is not None:
+        return {}
+    try:
+        tree = lower_cst.parse(text)
+        twin = tree.lower()
+    except (ParseError, RecursionError):
+        return {}
+    return {_key(ours): tree.span(theirs) for ours, theirs in _pairs(program.body, twin.body)} if tree.keeps(text) else {}
 
 
-def _copy(source: ast.expr, target: ast.expr) -> None:
-    target.lineno, target.col_offset = source.lineno, source.col_offset
-    target.end_lineno, target.end_col_offset = source.end_lineno, source.end_col_offset
+def _key(node: ir.Node | ir.Arg) -> int:
+    """A number of its own; an argument has none, and its identity is far above those that nodes are given."""
+    return node.uid if isinstance(node, ir.Node) else id(node)
+
+
+def _pairs(ours: object, theirs: object) -> Iterator[tuple[ir.Node | ir.Arg, ir.Node | ir.Arg]]:
+    """The same nodes of two lowered forms of one text, as far as these are alike."""
+    pending = [(ours, theirs)]
+    while pending:
+        one, other = pending.pop()
+        if isinstance(one, tuple) and isinstance(other, tuple):
+            first, second = _nodes(one), _nodes(other)
+            pending += zip(first, second, strict=True) if len(first) == len(second) else ()
+        elif type(one) is type(other) and hasattr(one, "field_names"):
+            if isinstance(one, (ir.Node, ir.Arg)):
+                yield one, other  # type: ignore[misc]
+            pending += [(getattr(one, name), getattr(other, name)) for name in one.field_names if name not in ("uid", "ref")]
+
+
+def _nodes(parts: Iterable[object]) -> list[object]:
+    return [p for p in parts if not isinstance(p, str)]

@@ -39,7 +39,7 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
     :class:`~loradoctor.oracle.client.TorchSideFailed` when the child process did not answer.
     """
     insisted = options.base != "auto"
-    found, reason = _insisted(options) if insisted else _nearby(checkpoint, online=options.online)
+    found, reason = find(checkpoint, options)
     named = _named(checkpoint)
     obstacle = reason or _unloadable(checkpoint)
     if obstacle:
@@ -52,7 +52,7 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
         "online": options.online,
         "merge": wanted,
         "forward": options.forward,
-        "num_labels": _labels(checkpoint),
+        "num_labels": labels(checkpoint),
         "modules": list(dict.fromkeys(k.module for k in checkpoint.keys if k.role and k.module))[:_ENOUGH],
     }
     try:
@@ -64,6 +64,11 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
             raise TargetError(f"`--base {options.base}` needs the torch side, but {error}") from error
         return Evidence(base=found, checks=_not_run(checkpoint, options, str(error)), named=named)
     return _evidence(checkpoint, options, str(found), answer, named)
+
+
+def find(checkpoint: Checkpoint, options: CheckOptions) -> tuple[str | None, str]:
+    """The directory or hub id of the base that ``options`` mean, or None and why there is none. Raises :class:`TargetError`."""
+    return _insisted(options) if options.base != "auto" else _nearby(checkpoint, online=options.online)
 
 
 def _insisted(options: CheckOptions) -> tuple[str, str]:
@@ -142,7 +147,7 @@ def _vacuous(checkpoint: Checkpoint) -> str:
     return checkpoint.structurally_broken or checkpoint.effectless or ""
 
 
-def _labels(checkpoint: Checkpoint) -> int | None:
+def labels(checkpoint: Checkpoint) -> int | None:
     """How many labels the saved classification head has; the base's config knows only how many it was made with."""
     for name, tensor in checkpoint.tensors.items():
         if _HEADS.search(name) and len(tensor.shape) == _MATRIX:

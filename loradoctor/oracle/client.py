@@ -20,6 +20,8 @@ from typing import IO, Any
 
 ENTRY = Path(__file__).resolve().parent / "__main__.py"
 NEEDED = ("torch", "transformers", "peft")
+PROBE = (0.7, 0.3, 1.1)
+"""STEP, START_LEFT and START_RIGHT of ``probe.py``, for whoever computes the same numbers without torch"""
 TAIL = 4096
 """bytes of the child's standard error that are read for its last words"""
 

@@ -4,6 +4,8 @@ A request is a line of standard input that holds one JSON object::
 
     {"adapter": DIR, "base": DIR or ID, "online": bool, "merge": bool, "forward": bool, "num_labels": int or null}
 
+With ``"task": "probe"`` only the adapter is loaded, and every update applied to fixed vectors (``probe.py``).
+
 The answer is a line of JSON per event on what was standard output when the process started: ``{"progress": text}`` any number
 of times, then one ``{"result": {...}}``. Everything that libraries print goes to standard error. The process ends with its input.
 """
@@ -46,6 +48,10 @@ def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             __import__(library)
         except ImportError as error:
             return {"missing": library, "reason": first_line(error)}
+    if request.get("task") == "probe":
+        from .probe import probe
+
+        return probe(request, progress)
     from .examine import examine
 
     return examine(request, progress)

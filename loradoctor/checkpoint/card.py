@@ -32,7 +32,10 @@ def facts(checkpoint: Checkpoint) -> dict[str, object]:
     """Every field of the contract, None where the checkpoint does not say."""
     config = checkpoint.config
     get = config.get if config is not None else _nothing
+    what = checkpoint.what
     return {
+        "what": what.title,
+        "written_by": what.writer,
         "method": config.peft_type if config else None,
         "variants": [label for field, label in _VARIANTS if get(field)],
         "base": config.base if config else None,
@@ -51,6 +54,7 @@ def facts(checkpoint: Checkpoint) -> dict[str, object]:
         "weights": checkpoint.weights.name if checkpoint.weights is not None else None,
         "peft_version": get("peft_version"),
         "trainer_checkpoint": checkpoint.kind == "trainer-checkpoint",
+        "training_state": list(what.state),
         "loaders": loaders(checkpoint),
     }
 

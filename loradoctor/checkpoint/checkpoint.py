@@ -19,6 +19,10 @@ from loradoctor.checkpoint.tensor import TensorInfo
 from loradoctor.diagnostic import Finding, Location
 
 if TYPE_CHECKING:
+    from loradoctor.checkpoint.kind import Kind
+    from loradoctor.checkpoint.structure import Structure
+    from loradoctor.checkpoint.delta import Measured
+    from loradoctor.checkpoint.spectrum import Spectrum
     from loradoctor.checkpoint.values import TensorStats
 
 TRAINER_STATE = "trainer_state.json"
@@ -108,7 +112,14 @@ class Checkpoint:
     @property
     def values_failure(self) -> str:
         """Why the values could not be read, ``""`` when they could or nobody asked."""
-        return self._measured[1] if "_measured" in self.__dict__ else ""
+        return self._measured[1] if self.values_read else ""
+
+    @cached_property
+    def what(self) -> Kind:
+        """What the directory is and which tool wrote it."""
+        from loradoctor.checkpoint.kind import kind_of
+
+        return kind_of(self)
 
     def faults_of(self, kind: str) -> tuple[Fault, ...]:
         """The reading faults that the rule named ``kind`` reports."""
@@ -195,6 +206,8 @@ def read(path: str, directory: Path, weights_file: Path | None = None) -> Checkp
             )
         )
     found = weights.find(directory, weights_file)
+    if config is None and not config_path.exists() and _needs_no_config(found.tensors, found.faults):
+        faults.clear()
     kind = "trainer-checkpoint" if (directory / TRAINER_STATE).is_file() else "adapter"
     return Checkpoint(
         path=path,
@@ -207,3 +220,11 @@ def read(path: str, directory: Path, weights_file: Path | None = None) -> Checkp
         repeated=found.repeated,
         faults=(*faults, *found.faults),
     )
+
+
+def _needs_no_config(tensors: Mapping[str, TensorInfo], faults: tuple[Fault, ...]) -> bool:
+    """Whether another tool's file lies here, or none at all: that is the finding, not that PEFT's config is missing as well."""
+    causes = {f.data.get("cause") for f in faults}
+    if any(f.kind == "foreign-format" for f in faults) or causes & {"partitioned", "inside-a-model", "several"}:
+        return True
+    return recognise(tensors, configured=False) is not None

@@ -17,12 +17,32 @@ class Format:
     way_out: str
 
 
+_KOHYA = r"(lora_unet|lora_te\d?|lora_transformer|lora_prior\w*|lycoris)_"
 FORMATS = (
+    Format(
+        "gguf",
+        "llama.cpp (GGUF: `blk.N.….weight.lora_a`)",
+        re.compile(r"\.weight\.lora_[ab]$"),
+        "use it with llama.cpp, or convert it: ggml's tensor names, and for Llama the order of the rows of q and k",
+    ),
+    Format(
+        "lycoris",
+        "LyCORIS (`hada_…`, `lokr_…`, `oft_…` under kohya's module names)",
+        re.compile(rf"^{_KOHYA}.*\.(hada_|lokr_|oft_|dora_scale$|diff(_b)?$|on_input$|[abc][12](\.weight)?$)"),
+        "load it with the program it was made for, or convert LoHa and LoKr with the base at hand: module names have lost their dots",
+    ),
+    Format(
+        "comfyui",
+        "ComfyUI's trainers (`diffusion_model.` before the module)",
+        re.compile(r"^diffusion_model\..*\.(lora_(A|B|down|up)\.weight|alpha)$"),
+        "load it with ComfyUI or `load_lora_weights` of diffusers, or convert it with the base at hand",
+    ),
     Format(
         "kohya",
         "kohya's sd-scripts (`lora_down`, `lora_up`, `alpha`)",
-        re.compile(r"^lora_(unet|te\d?|transformer|prior)_|\.lora_(down|up)\.|^lycoris_"),
-        "load it with `load_lora_weights` of diffusers, or convert the names and set lora_alpha from the `alpha` tensors",
+        re.compile(rf"^{_KOHYA}|\.lora_(down|up)\."),
+        "load it with `load_lora_weights` of diffusers, or convert it with the base at hand: the module names have lost their dots, and "
+        "lora_alpha comes from the `alpha` tensors",
     ),
     Format(
         "diffusers",
@@ -34,7 +54,7 @@ FORMATS = (
         "torchtune",
         "torchtune (`lora_a.weight`, `lora_b.weight`)",
         re.compile(r"\.lora_[ab]\.weight$"),
-        "save with torchtune's PEFT output (`save_adapter_weights_only` and a `FullModelHFCheckpointer`), which also permutes q and k",
+        "convert it with the base's `config.json` at hand: renaming is not enough, the rows of q and k are in another order",
     ),
     Format(
         "mlx",

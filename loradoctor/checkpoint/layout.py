@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loradoctor.checkpoint import adapter_config, weights
+from loradoctor.checkpoint import adapter_config, neighbours, weights
 
 _DEPTH = 5
 """How far below an argument adapters are looked for: output/run/checkpoint-N/name is four."""
 _MARKERS = (adapter_config.NAME, *weights.NAMES)
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__", ".cache"})
 
@@ -45,6 +46,7 @@ def _resolve(target: str, *, online: bool) -> list[Place]:
     try:
         if path.is_dir():
             below = _search(target, path, _DEPTH)
+            below = below or _unusual(target, path)
             if below:
                 return below
             raise TargetError(_nothing_in(target, path))
@@ -68,20 +70,28 @@ def _file(target: str, path: Path) -> Place:
     if path.name in _MARKERS:
         # A config and its weights are one adapter: pre-commit passes them as two arguments.
         return Place(shown, directory)
-    if path.suffix in (".safetensors", ".bin"):
+    if path.suffix in _WEIGHTS:
         return Place(shown, directory, path)
-    raise TargetError(f"`{target}` is not an adapter: name a directory, `adapter_config.json`, or a `.safetensors` or `.bin` file")
+    endings = ", ".join(f"`{e}`" for e in _WEIGHTS)
+    raise TargetError(f"`{target}` is not an adapter: name a directory, `adapter_config.json`, or weights ({endings})")
+
+
+def _unusual(target: str, directory: Path) -> list[Place]:
+    """What else in a directory is worth a check: another tool's files, a checkpoint in parts, adapter tensors in a model."""
+    found = neighbours.look(directory, weights.read)
+    if found.path is not None:
+        return [Place(target, directory)]
+    cause = found.fault.data["cause"] if found.fault is not None else ""
+    if cause == "several":
+        return [Place(target, directory, p) for p in neighbours.loose_adapters(directory, weights.read)]
+    return [Place(target, directory)] if cause in ("partitioned", "inside-a-model") else []
 
 
 def is_adapter(directory: Path) -> bool:
     """Whether PEFT would look for an adapter here, or another tool has left one."""
     if any((directory / name).is_file() for name in _MARKERS):
         return True
-    return any(_is_shard(p.name) for p in directory.iterdir())
-
-
-def _is_shard(name: str) -> bool:
-    return name.startswith("adapter_model-") and name.endswith((".safetensors", ".bin"))
+    return any(neighbours.is_shard(p.name) or neighbours.is_other_tools(p.name) for p in directory.iterdir())
 
 
 def _search(shown: str, directory: Path, depth: int) -> list[Place]:

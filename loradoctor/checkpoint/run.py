@@ -62,9 +62,11 @@ def _check(place: Place, options: CheckOptions) -> Report:
     if checkpoint.values_failure:
         failure = Finding(checkpoint.values_failure, Location(checkpoint.weights_path), help="the values were not checked")
         raised.append(engine.stamp(check_did_not_complete, failure, place.path))
-    done = checks.of(checkpoint, raised, ran=frozenset(r.code for r in rules), asked=options.base != "none")
+    ran = frozenset(r.code for r in rules)
+    done = checks.of(checkpoint, raised, ran=ran, asked=options.base != "none")
+    done += tuple(_target_checks(checkpoint, raised, ran))
     return _without_ignored(
-        Report(subjects=(Subject(place.path, "adapter", _facts(checkpoint)),), checks=done).with_diagnostics(raised),
+        Report(subjects=(Subject(place.path, checkpoint.what.name, _facts(checkpoint)),), checks=done).with_diagnostics(raised),
         options.settings.per_path_ignores,
     )
 

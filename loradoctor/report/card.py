@@ -40,7 +40,7 @@ def card(subject: Subject, checks: Sequence[Check], paint: Palette) -> list[str]
     rows = [(label, _value(label, value)) for label, value in facts]
     rows = [(label, text) for label, text in rows if text]
     width = max((len(label) for label, _ in rows), default=0)
-    kind = printable(subject.kind.replace("-", " "))
+    kind = printable(str(subject.facts.get("what") or subject.kind.replace("-", " ")))
     lines = [f"{paint('bold', printable(subject.path))} {paint('dim', f'({kind})')}"]
     lines += [f"  {paint('dim', printable(label).ljust(width))}  {text}" for label, text in rows]
     return lines + _loaders(subject.facts.get(_LOADERS), paint) + _outcomes(checks, paint)

@@ -54,11 +54,14 @@ def fate(module: Module, change: Change) -> str:
 
     ``"kept"`` is what only the old version has that the file installs itself, or what the commit may have that is pinned.
     """
+    if module.project.holds(change.library):  # its own repository, or a copy of it: what stands there is what there is
+        return ""
     if change.removed is not None and not module.before(change.library, change.removed):
         return "removed"
     if change.since is not None and module.before(change.library, change.since):
-        # a document is read by who installs for himself: what the repository around it pins binds only its code
-        bound = module.source.kind != "markdown" or change.library in (*module.own_installs.requirements, *module.targets)
+        # who reads a document installs for himself, and so does a notebook: what the repository pins binds only its code
+        alone = module.source.kind == "markdown" or change.library in module.own_installs.floors
+        bound = not alone or change.library in (*module.own_installs.requirements, *module.targets)
         return "unborn" if bound and not of_some_commit(module, change) else ""
     due = change.deprecated is not None and not module.before(change.library, change.deprecated)
     if due:

@@ -38,10 +38,12 @@ _CONDA = re.compile(r"([A-Za-z0-9_.-]+)=(?=[0-9])([0-9.]+)")
 class Installs:
     """What a file says of versions, the last word for each name: clauses as in ``==0.4.0``, or ``newest``.
 
-    ``files`` are the requirements files it installs from, as it names them.
+    ``floors`` are the clauses, perhaps none, of what it installs without an upper bound; ``files`` are the requirements files
+    it installs from, as it names them.
     """
 
     requirements: dict[str, str] = field(default_factory=dict)
+    floors: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
 
 
@@ -142,5 +144,8 @@ def _take(found: Installs, text: str, *, upgrade: bool) -> None:
     bounded = re.search(r"(?:==|<|~=)=?\s*\d", clauses)
     if bounded or clauses == NEWEST:
         found.requirements[name] = clauses
+        found.floors.pop(name, None)
     elif upgrade:
         found.requirements[name] = NEWEST
+    else:
+        found.floors[name] = clauses

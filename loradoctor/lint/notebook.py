@@ -58,7 +58,7 @@ class CodeCell:
 
 
 def code_cells(data: bytes) -> tuple[CodeCell, ...]:
-    """The Python cells of a notebook; none when its kernel is not a Python. Raises :class:`NotebookError`."""
+    """The Python cells of a notebook, none when its kernel is not a Python; an editor may mark single cells. Raises :class:`NotebookError`."""
     try:
         notebook = json.loads(data)
     except json.JSONDecodeError as error:
@@ -74,7 +74,7 @@ def code_cells(data: bytes) -> tuple[CodeCell, ...]:
         return ()
     found = []
     for index, cell in enumerate(_cells(notebook)):
-        if not isinstance(cell, dict) or cell.get("cell_type") != "code":
+        if not isinstance(cell, dict) or cell.get("cell_type") != "code" or not _is_python(cell.get("metadata")):
             continue
         source = cell.get("source", cell.get("input", ""))
         if isinstance(source, list):
@@ -114,7 +114,7 @@ def _rewrapped(outputs: object) -> bool:
 def _is_python(metadata: object) -> bool:
     if not isinstance(metadata, dict):
         return True
-    for table, key in (("language_info", "name"), ("kernelspec", "language")):
+    for table, key in (("language_info", "name"), ("kernelspec", "language"), ("vscode", "languageId")):
         entry = metadata.get(table)
         if isinstance(entry, dict) and isinstance(entry.get(key), str):
             return entry[key].lower() in ("python", "python3", "ipython", "ipython3", "")

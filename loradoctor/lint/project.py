@@ -56,6 +56,12 @@ class Project:
                 return unit, rest
         return None
 
+    def holds(self, package: str) -> bool:
+        """Whether a package of this name stands where absolute imports start."""
+        places = [root / package / "__init__.py" for root in _roots(str(Path(self.path).parent))] if self.path not in ("", "-") else []
+        self.consulted.update(map(str, places))
+        return any(_is_file(str(place)) for place in places)
+
     def _unit(self, path: str, *, settings: bool) -> Unit | None:
         if path in self.units:
             return self.units[path]

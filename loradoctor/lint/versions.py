@@ -47,6 +47,11 @@ def pinned(clauses: str) -> Version | None:
     return best
 
 
+def _floor(clauses: str) -> Version:
+    """The oldest version that a requirement's clauses allow, as far as they say."""
+    return max((parse(text) for operator, text, _ in _CLAUSE.findall(clauses) if operator in (">=", ">", "~=")), default=())
+
+
 def _just_below(version: Version) -> Version:
     trimmed = list(version)
     while len(trimmed) > 1 and trimmed[-1] == 0:
@@ -67,6 +72,8 @@ def for_file(path: str, targets: Mapping[str, str] | None = None, own: Installs 
             found.pop(name, None)
         else:
             found[name] = version
+    for name in [name for name, version in found.items() if own is not None and version < _floor(own.floors.get(name, ""))]:
+        del found[name]  # what is older than the file itself asks for makes way for the newest
     return found | {name: parse(text) for name, text in (targets or {}).items()}
 
 

@@ -114,6 +114,13 @@ def test_a_notebook_of_another_language_has_no_cells(metadata: dict[str, object]
     assert source("x <- peft", **metadata).text == ""
 
 
+def test_a_cell_that_an_editor_marks_as_of_another_language_is_passed_over() -> None:
+    data = json.loads(dumped("swift sft --model x", "x = 1", "y = 2"))
+    data["cells"][0]["metadata"] = {"vscode": {"languageId": "shellscript"}}
+    data["cells"][1]["metadata"] = {"vscode": {"languageId": "python"}}
+    assert [cell.index for cell in notebook.code_cells(json.dumps(data).encode())] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("data", "line", "message"),
     [

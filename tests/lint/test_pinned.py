@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import loradoctor.lint.rules as rules
 from loradoctor import registry
 from loradoctor.config import Settings
+from loradoctor.diagnostic import Severity
 from loradoctor.lint import rewrite
 from loradoctor.lint.pipeline import Pipeline
 from tests.lint.fixture_files import FIXTURES, expected, lint_bytes, reported
@@ -59,3 +61,30 @@ def test_of_a_commit_nothing_is_certain(tmp_path: Path) -> None:
     for name in ("evaluation_strategy", "eval_strategy"):
         found = lint_bytes(tmp_path / "train.py", f'{text}settings = TrainingArguments("runs", {name}="epoch")\n'.encode())
         assert {d.severity.value for d in found} <= {"info"}, name
+
+
+@pytest.mark.parametrize(
+    ("install", "codes"),
+    [
+        ("", ["LD440"]),
+        ("!pip install -q transformers", []),
+        ("!pip install 'transformers>=4.40'", []),
+        ("!pip install transformers==4.30", ["LD440"]),
+    ],
+)
+def test_a_notebook_that_installs_a_library_need_not_have_the_one_of_the_repository(tmp_path: Path, install: str, codes: list[str]) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "requirements.txt").write_text("transformers==4.40.0\n")
+    text = "from peft import LoraConfig\nfrom transformers import TrainingArguments\nTrainingArguments('runs', eval_strategy='epoch')"
+    cells = [{"cell_type": "code", "metadata": {}, "outputs": [], "source": source} for source in (install, text)]
+    found = lint_bytes(tmp_path / "train.ipynb", json.dumps({"cells": cells, "metadata": {}, "nbformat": 4}).encode())
+    assert [d.code for d in found if d.severity is Severity.ERROR] == codes
+
+
+@pytest.mark.parametrize(("home", "codes"), [("", ["LD440"]), ("peft", []), ("src/peft", [])])
+def test_what_a_librarys_own_repository_has_is_what_stands_there(tmp_path: Path, home: str, codes: list[str]) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / home).mkdir(parents=True, exist_ok=True)
+    (tmp_path / home / "__init__.py").touch()
+    text = b"from peft import prepare_model_for_int8_training\n\nmodel = prepare_model_for_int8_training(load())\n"
+    assert [d.code for d in lint_bytes(tmp_path / "examples" / "train.py", text)] == codes

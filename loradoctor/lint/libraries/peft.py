@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loradoctor.lint.flow.facts import Config, Model, Peft, Waiting
 from loradoctor.lint.flow.values import Derived, Known, Unknown, Value
-from loradoctor.lint.libraries.effects import MISSING, Context, Spec, as_model, of, saved
+from loradoctor.lint.libraries.effects import MISSING, UNDECIDED, Context, Spec, as_model, of, saved
 from loradoctor.lint.record import replace
 
 PROMPT_CONFIGS = frozenset(
@@ -45,7 +45,8 @@ def _get_peft_model(context: Context) -> Value:
     config = context.arg("peft_config")
     settings = context.get(config, Config)
     trainable = settings is None or settings.loaded_from is None
-    how = "mixed" if context.known("mixed") is True else "get_peft_model"
+    mixed = context.known("mixed")
+    how = "mixed" if mixed not in (MISSING, UNDECIDED) and mixed else "get_peft_model"
     return wrap(context, context.arg("model"), config, how, trainable=trainable)
 
 

@@ -34,7 +34,7 @@ class Checkpoint:
 
     ``path`` is the directory as the user reached it, ``weights`` the file PEFT would choose, ``tensors`` what it holds,
     ``keys`` the same names taken apart, in the same order. ``faults`` are what went wrong while reading. ``evidence`` is what
-    the torch side found out, None in the light tier.
+    the torch side found out, None in the light tier. ``targets`` are the runtimes that it is meant for.
     """
 
     path: str
@@ -47,6 +47,7 @@ class Checkpoint:
     repeated: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
     evidence: Evidence | None = None
+    targets: tuple[str, ...] = ()
 
     @cached_property
     def method(self) -> Method:
@@ -73,8 +74,8 @@ class Checkpoint:
 
     @property
     def comparable(self) -> AdapterConfig | None:
-        """The config, when it is LoRA's or AdaLoRA's and the tensors are too: then they can be held against each other."""
-        fits = self.method.covered and self.tensor_method is self.method and self.foreign is None
+        """The config, when the tensors are of the method that it names: then they can be held against each other."""
+        fits = self.method is not UNKNOWN and self.tensor_method is self.method and self.foreign is None
         return self.config if fits and self.tensors else None
 
     @cached_property
@@ -86,28 +87,50 @@ class Checkpoint:
 
     @cached_property
     def by_module(self) -> Mapping[str, Mapping[str, Key]]:
-        """Module → role (with ``.bias`` for a half's bias) → key, for keys that have a role."""
+        """Module → role (with what follows it, except ``weight``: ``lora_B.bias``) → key, for keys that have a role."""
         modules: dict[str, dict[str, Key]] = {}
         for key in self.keys:
             if key.role:
-                role = f"{key.role}.bias" if key.suffix == "bias" else key.role
-                modules.setdefault(key.module, {})[role] = key
+                tail = key.suffix.removesuffix("weight").rstrip(".")
+                modules.setdefault(key.module, {})[f"{key.role}.{tail}" if tail else key.role] = key
         return modules
 
     @cached_property
-    def _measured(self) -> tuple[Mapping[str, TensorStats], str]:
-        from loradoctor.checkpoint.values import measure
+    def adapted(self) -> tuple[str, ...]:
+        """The modules of the base model that have tensors of the method."""
+        owned = self.method.owns
+        return tuple(m for m, roles in self.by_module.items() if m not in ("", "base_model") and any(owned(role) for role in roles))
 
-        if self.weights is None or not self.tensors:
-            return {}, ""
+    @cached_property
+    def structure(self) -> Structure:
+        """How the tensors fit the table of their method."""
+        from loradoctor.checkpoint.structure import structure
+
+        return structure(self)
+
+    @cached_property
+    def _measured(self) -> tuple[Measured, str]:
+        from loradoctor.checkpoint.delta import Measured, measure
+
+        if self.weights is None:
+            return Measured(), ""
         try:
-            return measure(self.weights, self.tensors), ""
+            return measure(self), ""
         except OSError as error:
-            return {}, f"`{self.weights.name}` could not be read to its end: {(error.strerror or str(error)).lower()}"
+            return Measured(), f"`{self.weights.name}` could not be read to its end: {(error.strerror or str(error)).lower()}"
 
     def values(self) -> Mapping[str, TensorStats]:
         """Statistics per tensor, read on the first call; empty when that failed (see :attr:`values_failure`)."""
-        return self._measured[0]
+        return self._measured[0].stats
+
+    def spectra(self) -> tuple[Spectrum, ...]:
+        """The update of every module whose tensors give it alone, read together with :meth:`values`."""
+        return self._measured[0].spectra
+
+    @property
+    def values_read(self) -> bool:
+        """Whether anybody asked for the values yet."""
+        return "_measured" in self.__dict__
 
     @property
     def values_failure(self) -> str:

@@ -91,8 +91,6 @@ def _missing(checkpoint: Checkpoint, name: str) -> str:
         return "there is no config to hold the tensors against"
     if checkpoint.method is UNKNOWN:
         return f"`{checkpoint.config.peft_type}` is not a method that this version knows"
-    if name == "shapes" and not checkpoint.method.covered:
-        return f"shapes of {checkpoint.method.peft_type} tensors are not checked: only those of LORA and ADALORA are"
     return ""
 
 
@@ -100,6 +98,4 @@ def _seen(checkpoint: Checkpoint, name: str) -> str:
     count = len(checkpoint.tensors)
     if name == "files":
         return checkpoint.weights.name if checkpoint.weights is not None else ""
-    if name == "keys" and not checkpoint.method.covered:
-        return f"{count} tensors; which tensors {checkpoint.method.peft_type} needs is not checked"
     return f"{count} tensors" if name != "config" else ""

@@ -48,8 +48,10 @@ def read_header(path: Path) -> Header:
         lead = start + file.read(120)
         if lead.startswith(_LFS):
             raise lfs_pointer(path, lead + file.read(400))
+        # A header of 640 bytes starts like a pickle (80 02), but zeros and the brace of its JSON follow.
+        plain = lead[4:9] == b"\0\0\0\0{"
         for magic, what in _MAGICS.items():
-            if lead.startswith(magic):
+            if lead.startswith(magic) and not plain:
                 hint = "rename it to `adapter_model.bin`, or save it with `safetensors`" if what.startswith("a P") else "fetch it again"
                 raise _broken(path, f"is {what}, not a safetensors file", "wrong-format", help_=hint)
         if size < 8:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from loradoctor.checkpoint.methods import Method
+from loradoctor.checkpoint.methods.tables import table_of
 
 PREFIX = "base_model.model."
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -14,7 +16,6 @@ WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 
 PAIRED = frozenset({"lora_A", "lora_B"})
 _NAMED = re.compile(r"lora_(?:A|B|E|embedding_A|embedding_B|magnitude_vector|diag)$")
-_TAILS = frozenset({"weight", "bias"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +98,23 @@ def _role(parts: list[str], method: Method) -> tuple[str, str, str, str | None]:
             return ".".join(parts[:index]), "trainable_tokens_delta", "", None
         if method.owns(part) or part.startswith("lora_"):
             # Several parameters of one module nest their adapters: `experts.base_layer.lora_A` is one of `experts` as well.
-            return (".".join(p for p in parts[:index] if p != "base_layer"), part, *_tail(part, rest))
+            return (".".join(p for p in parts[:index] if p != "base_layer"), part, *_tail(part, rest, method))
     return ".".join(parts[:-1]), "", parts[-1], None
 
 
-def _tail(role: str, rest: list[str]) -> tuple[str, str | None]:
-    """What follows a role: nothing, ``weight``, an adapter's name, or a name and ``weight``."""
-    if not _NAMED.match(role) or not rest or (len(rest) == 1 and rest[0] in _TAILS):
+def _tail(role: str, rest: list[str], method: Method) -> tuple[str, str | None]:
+    """What follows a role: nothing, ``weight`` or an ending of the role's own, and before it perhaps an adapter's name."""
+    if not rest or (role.startswith("lora_") and not _NAMED.match(role)):
         return ".".join(rest), None
-    if len(rest) > 1 and rest[-1] in _TAILS:
-        return rest[-1], ".".join(rest[:-1])
-    return "", ".".join(rest)
+    tail = _legal(method.peft_type, role)
+    for start in range(len(rest) + 1):
+        ending = ".".join(rest[start:])
+        if tail.fullmatch(ending):
+            return ending, ".".join(rest[:start]) or None
+    return ".".join(rest), None
+
+
+@cache
+def _legal(peft_type: str, role: str) -> re.Pattern[str]:
+    own = next((pattern for start, pattern in table_of(peft_type).tails.items() if role.startswith(start)), "")
+    return re.compile(rf"(?:(?:{own})(?:\.weight|\.bias)?|weight|bias|)")

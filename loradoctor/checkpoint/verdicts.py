@@ -18,7 +18,7 @@ def structurally_broken(checkpoint: Checkpoint) -> str | None:
 
 def effectless(checkpoint: Checkpoint) -> str | None:
     """The first error that says the adapter changes nothing, as one clause."""
-    if checkpoint.config is not None and checkpoint.config.alpha == 0 and checkpoint.method.covered:
+    if checkpoint.config is not None and checkpoint.config.alpha == 0 and checkpoint.method.low_rank:
         return "`lora_alpha` is 0, so the update is multiplied by 0"
     return _first_error(checkpoint, _EFFECT.__contains__)
 

@@ -130,3 +130,11 @@ def test_many_tensors_take_linear_time(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(read_header(path).tensors) == 50_000
     assert time.process_time() - start < 15
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
+    body = json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).ljust(0x280).encode()
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(len(body).to_bytes(8, "little") + body + b"x")
+    assert path.read_bytes().startswith(b"\x80\x02")
+    assert set(read_header(path).tensors) == {"a"}

@@ -62,8 +62,12 @@ def test_every_check_of_a_healthy_adapter_passes_except_what_needs_the_base() ->
     }
 
 
-def test_what_is_not_checked_for_another_method_is_said() -> None:
-    assert status(light("good_ia3"), "shapes") == ("not-run", "shapes of IA3 tensors are not checked: only those of LORA and ADALORA are")
+def test_shapes_of_other_methods_are_checked_too() -> None:
+    assert status(light("good_ia3"), "shapes")[0] == "passed"
+
+
+def test_what_is_not_checked_of_an_unknown_method_is_said() -> None:
+    assert status(light("method_unknown"), "shapes")[0] == "not-run"
 
 
 @pytest.mark.parametrize("case", ["nested", "untrained", "not_a_number", "truncated"])
@@ -94,7 +98,7 @@ def test_values_that_cannot_be_read_are_one_failure(monkeypatch: pytest.MonkeyPa
     def gone(*_: object) -> None:
         raise OSError("the file ended inside a tensor at byte 9")
 
-    monkeypatch.setattr(values, "measure", gone)
+    monkeypatch.setattr(values, "scan", gone)
     report = light("good_lora")
     assert [d.code for d in report.diagnostics] == ["LD002"]
     assert status(report, "values")[0] == "not-run"

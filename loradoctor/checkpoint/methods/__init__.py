@@ -10,24 +10,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One PEFT method.
+    """One PEFT method; what its tensors look like is in the table of that name (see :mod:`.tables`).
 
     ``prefixes`` start the path component that marks a tensor as the method's; ``since`` is the first PEFT release that has it
-    and ``until`` the first that has it no more; ``covered`` says whether the light tier knows its keys and shapes fully;
-    ``zero`` is the role that a fresh adapter initialises to zero, so that all zeros there mean "never trained"; roles that start with
-    one of ``frozen`` are saved but not trained; ``recomputed`` says that the file holds something else than what was trained.
+    and ``until`` the first that has it no more; ``zero`` is the role that a fresh adapter initialises to zero, so that all zeros
+    there mean "never trained"; roles that start with one of ``frozen`` are saved but not trained; ``recomputed`` says that the file
+    holds something else than what was trained.
     """
 
     peft_type: str
     prefixes: tuple[str, ...]
     since: str
     until: str | None = None
-    covered: bool = False
     prompt: bool = False
     keeps_adapter_name: bool = False
     zero: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     recomputed: bool = False
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether it is LoRA or AdaLoRA, whose update is a product of two factors."""
+        return self.peft_type in ("LORA", "ADALORA")
 
     def owns(self, component: str) -> bool:
         """Whether a path component of a tensor name is this method's."""
@@ -39,8 +43,8 @@ def _table(*methods: Method) -> dict[str, Method]:
 
 
 METHODS = _table(
-    Method("LORA", ("lora_",), "0.0.1", covered=True, zero=("lora_B", "lora_embedding_A")),
-    Method("ADALORA", ("lora_",), "0.3.0", covered=True, zero=("lora_E",)),
+    Method("LORA", ("lora_",), "0.0.1", zero=("lora_B", "lora_embedding_A")),
+    Method("ADALORA", ("lora_",), "0.3.0", zero=("lora_E",)),
     Method("ADAMSS", ("adamss_",), "0.19.0"),
     Method("ADAPTION_PROMPT", ("adaption_",), "0.3.0", zero=("adaption_gate",)),
     Method("BEFT", ("beft_",), "0.20.0", zero=("beft_bias",)),

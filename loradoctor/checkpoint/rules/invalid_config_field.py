@@ -32,7 +32,7 @@ def invalid_config_field(checkpoint: Checkpoint) -> Iterator[Finding]:
     if config is None:
         return
     judges: list[Callable[[AdapterConfig], Iterator[Problem]]] = [_task, _patterns]
-    if checkpoint.method.covered:
+    if checkpoint.method.low_rank:
         judges += [_rank, _alpha, _choices, _contradictions]
     for judge in judges:
         for key, what, consequence in judge(config):

@@ -10,6 +10,7 @@ from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.fit import missing_on_base
 from loradoctor.checkpoint.grid import Hole, holes, missing_experts, without_first_layer
 from loradoctor.checkpoint.methods import UNKNOWN
+from loradoctor.checkpoint.methods.fitting import partner
 from loradoctor.checkpoint.methods.lora import halves
 from loradoctor.checkpoint.wording import counted, evidence, listed, verb
 from loradoctor.diagnostic import Finding, Severity
@@ -37,6 +38,8 @@ def missing_tensors(checkpoint: Checkpoint) -> Iterator[Finding]:
     elif checkpoint.comparable is not None:
         if checkpoint.method.peft_type == "ADALORA":
             yield from _without_e(checkpoint)
+        elif not checkpoint.method.low_rank:
+            yield from _incomplete(checkpoint)
         yield from _grid(checkpoint, config)
         yield from _experts(checkpoint)
 
@@ -66,8 +69,35 @@ def _without_e(checkpoint: Checkpoint) -> Iterator[Finding]:
         )
 
 
+def _incomplete(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Parts that a module or the model as a whole needs; of a pair whose other half is there `orphan-half` tells."""
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for module, fit in checkpoint.structure.modules.items():
+        there = checkpoint.by_module[module]
+        if fit.strange:
+            continue  # LD612: the tensors are those of another variant
+        if lost := tuple(role for role in fit.missing if partner(role) not in there):
+            groups[lost].append(module)
+    for roles, modules in groups.items():
+        yield checkpoint.finding(
+            f"{counted(len(modules), 'module')} {verb(len(modules), 'lacks', 'lack')} {listed(roles, 6)}: {listed(modules)}",
+            key=next(iter(checkpoint.by_module[modules[0]].values())).name,
+            help=f"what {checkpoint.method.peft_type} lacks stays as it was initialised, and the model differs from the trained one: "
+            "save the adapter again",
+            data=evidence("part", modules, roles=list(roles)),
+        )
+    whole = checkpoint.structure.shared.missing
+    if whole:
+        yield checkpoint.finding(
+            f"the file lacks {listed(whole, 6)}, which all modules of {checkpoint.method.peft_type} share",
+            key=next(iter(checkpoint.tensors)),
+            help="PEFT stops with an error or starts from a random one: save the adapter again",
+            data=evidence("shared-part", whole),
+        )
+
+
 def _experts(checkpoint: Checkpoint) -> Iterator[Finding]:
-    modules = [m for m, roles in checkpoint.by_module.items() if halves(roles) is not None]
+    modules = checkpoint.adapted
     told = {m for hole in holes(modules) for m in hole.modules}
     lost = [m for m in missing_experts(modules) if m not in told]
     if lost:
@@ -85,7 +115,7 @@ def _grid(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:
         return
     if not isinstance(config.get("target_modules"), list):
         return  # a pattern may well mean what the grid takes for a hole
-    modules = [m for m, roles in checkpoint.by_module.items() if halves(roles) is not None]
+    modules = checkpoint.adapted
     if without_first_layer(modules):
         return  # LD610
     groups: dict[tuple[str, tuple[int, ...]], list[Hole]] = defaultdict(list)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.fit import data, diagnose, shown
 from loradoctor.checkpoint.grid import without_first_layer
-from loradoctor.checkpoint.methods.lora import halves
 from loradoctor.checkpoint.wording import counted, evidence, listed
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
@@ -46,7 +45,7 @@ def _by_grid(checkpoint: Checkpoint) -> Iterator[Finding]:
     config = checkpoint.comparable
     if config is None or config.get("layers_to_transform") not in (None, []) or not isinstance(config.get("target_modules"), list):
         return
-    modules = [m for m, roles in checkpoint.by_module.items() if halves(roles) is not None]
+    modules = checkpoint.adapted
     lost = without_first_layer(modules)
     if lost and not set(lost) & set(config.get("target_modules")):
         yield checkpoint.finding(

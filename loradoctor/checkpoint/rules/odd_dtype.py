@@ -23,7 +23,7 @@ def odd_dtype(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     Save from the running model in float32, float16 or bfloat16.
     """
-    if not checkpoint.tensor_method.covered or checkpoint.foreign is not None:
+    if not checkpoint.tensor_method.low_rank or checkpoint.foreign is not None:
         return
     groups: dict[tuple[str, Severity], dict[str, str]] = {}
     for roles in checkpoint.by_module.values():

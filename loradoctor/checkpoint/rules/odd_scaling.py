@@ -23,7 +23,7 @@ def odd_scaling(checkpoint: Checkpoint) -> Iterator[Finding]:
     Set `lora_alpha` to the value of the training run.
     """
     config = checkpoint.config
-    if config is None or not checkpoint.method.covered:
+    if config is None or not checkpoint.method.low_rank:
         return
     if "lora_alpha" not in config.raw:
         yield checkpoint.finding(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.methods.fitting import partner
 from loradoctor.checkpoint.methods.lora import halves
 from loradoctor.checkpoint.wording import counted, evidence, listed
 from loradoctor.diagnostic import Finding, Severity
@@ -13,7 +15,7 @@ from loradoctor.rule import rule
 
 @rule("LD607", Severity.ERROR, "K8")
 def orphan_half(checkpoint: Checkpoint) -> Iterator[Finding]:
-    """A module has `lora_A` without `lora_B`, or the reverse.
+    """A module has `lora_A` without `lora_B`, or the reverse; likewise the halves of other methods.
 
     The missing half keeps its initial value. Without `lora_B` (zero) the module does nothing; without `lora_A` (random) it does
     something else every time the adapter is loaded, and merging gives yet another model.
@@ -21,6 +23,9 @@ def orphan_half(checkpoint: Checkpoint) -> Iterator[Finding]:
     Save the adapter again. If only `lora_B` is lost, dropping the orphaned `lora_A` changes nothing.
     """
     if checkpoint.comparable is None:
+        return
+    if not checkpoint.method.low_rank:
+        yield from _of_other_methods(checkpoint)
         return
     orphans: dict[str, list[str]] = {"A": [], "B": []}
     for module, roles in checkpoint.by_module.items():
@@ -42,3 +47,18 @@ def orphan_half(checkpoint: Checkpoint) -> Iterator[Finding]:
                 help=f"{consequence[half]}: save the adapter again from the trained model",
                 data=evidence(f"orphan-{half}", modules),
             )
+
+
+def _of_other_methods(checkpoint: Checkpoint) -> Iterator[Finding]:
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for module, fit in checkpoint.structure.modules.items():
+        for role in fit.missing if not fit.strange else ():
+            if (half := partner(role)) in checkpoint.by_module[module]:
+                groups[half, role].append(module)
+    for (half, other), modules in groups.items():
+        yield checkpoint.finding(
+            f"{counted(len(modules), 'module')} {'has' if len(modules) == 1 else 'have'} `{half}` without `{other}`: {listed(modules)}",
+            key=checkpoint.by_module[modules[0]][half].name,
+            help=f"`{other}` stays as it was initialised, and the model differs from the trained one: save the adapter again",
+            data=evidence(f"orphan-{half}", modules),
+        )

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
-from loradoctor.checkpoint.methods.lora import halves
 from loradoctor.checkpoint.target_modules import decide
 from loradoctor.checkpoint.wording import counted, evidence, listed
 from loradoctor.diagnostic import Finding, Severity
@@ -35,11 +34,11 @@ def outside_target_modules(checkpoint: Checkpoint) -> Iterator[Finding]:
     if config is None or not all(isinstance(config.get(k), (str, list, type(None))) for k in ("target_modules", "exclude_modules")):
         return  # LD522
     outside: dict[str, list[str]] = {}
-    for module, roles in checkpoint.by_module.items():
-        if halves(roles) is None:
-            continue
+    if checkpoint.method.peft_type == "ADAPTION_PROMPT":
+        return  # its one name is compared as an ending
+    for module in checkpoint.adapted:
         try:
-            verdict = decide(config, module)
+            verdict = decide(config, _targeted(checkpoint, module))
         except re.error:
             return  # LD522 says which pattern is broken
         if verdict.targeted is False:
@@ -59,3 +58,9 @@ def outside_target_modules(checkpoint: Checkpoint) -> Iterator[Finding]:
             help=f"PEFT drops them silently, or stops when nothing matches: {way_out}",
             data=evidence("pattern-matches-whole-paths" if half else because, modules, tensors=count, last_components=short),
         )
+
+
+def _targeted(checkpoint: Checkpoint, module: str) -> str:
+    """The module that has to be named: `nn.MultiheadAttention` is adapted together with its `out_proj`."""
+    inside = any(".base_layer.out_proj." in key.name for key in checkpoint.by_module[module].values())
+    return module.removesuffix(".out_proj") if inside else module

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.methods.lora import turned
-from loradoctor.checkpoint.wording import counted, evidence, listed
+from loradoctor.checkpoint.wording import counted, evidence, listed, verb
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
 
@@ -22,7 +23,12 @@ def swapped_halves(checkpoint: Checkpoint) -> Iterator[Finding]:
     Transpose both halves; when they are square otherwise, look at which converter wrote them.
     """
     config = checkpoint.comparable
-    if config is None or config.get("target_parameters") or config.get("use_bdlora"):
+    if config is None:
+        return
+    if not checkpoint.method.low_rank:
+        yield from _of_other_methods(checkpoint)
+        return
+    if config.get("target_parameters") or config.get("use_bdlora"):
         return
     found = {m: roles for m, roles in checkpoint.by_module.items() if turned(config, m, roles, checkpoint.tensors)}
     if found:
@@ -35,4 +41,21 @@ def swapped_halves(checkpoint: Checkpoint) -> Iterator[Finding]:
             help="PEFT stops with a size mismatch: store `lora_A` as (rank, in) and `lora_B` as (out, rank); MLX keeps them the "
             "other way round",
             data=evidence("turned", modules),
+        )
+
+
+def _of_other_methods(checkpoint: Checkpoint) -> Iterator[Finding]:
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for module, fit in checkpoint.structure.modules.items():
+        if fit.turned:
+            groups[fit.turned].append(module)
+    for roles, modules in groups.items():
+        fit = checkpoint.structure.modules[modules[0]]
+        wanted = ", ".join(f"`{c.role}` {list(c.found)} should be {c.wanted}" for c in fit.clashes[:3])
+        yield checkpoint.finding(
+            f"{listed(roles)} {verb(len(roles), 'is', 'are')} exchanged or transposed in {counted(len(modules), 'module')} "
+            f"({wanted}): {listed(modules)}",
+            key=checkpoint.by_module[modules[0]][roles[0]].name,
+            help="PEFT stops with a size mismatch: store the factors the way round that PEFT writes them",
+            data=evidence("turned", modules, roles=list(roles)),
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
-from loradoctor.checkpoint.methods.lora import halves
 from loradoctor.checkpoint.wording import evidence, listed
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
+
+_OPTIONAL = frozenset({"TRAINABLE_TOKENS", "ADAPTION_PROMPT"})
+"""Methods that find their modules without being told: the input embedding, the attention of the architecture."""
 
 
 @rule("LD613", Severity.ERROR, "C5")
@@ -23,8 +25,8 @@ def target_modules_missing(checkpoint: Checkpoint) -> Iterator[Finding]:
     config = checkpoint.comparable
     if config is None or config.get("target_modules") is not None or config.get("target_parameters"):
         return
-    modules = [m for m, roles in checkpoint.by_module.items() if halves(roles) is not None]
-    if modules:
+    modules = checkpoint.adapted
+    if modules and checkpoint.method.peft_type not in _OPTIONAL:
         names = sorted({m.rpartition(".")[2] for m in modules})
         yield checkpoint.finding(
             f"`target_modules` is {'null' if 'target_modules' in config.raw else 'missing'}, but the file has tensors for "

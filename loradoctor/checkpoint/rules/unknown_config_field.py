@@ -33,7 +33,7 @@ def unknown_config_field(checkpoint: Checkpoint) -> Iterator[Finding]:
     active = [name for name in strange if config.raw[name] and not _TRAINING.search(name)]
     idle = [name for name in strange if name not in active]
     # Only LoRA's fields are known release by release; elsewhere a field may simply have been renamed.
-    serious = checkpoint.method.covered
+    serious = checkpoint.method.low_rank
     for names, severity, what in (
         (
             active,

@@ -6,7 +6,7 @@ Several rules report the result, each its own kind; a single diagnosis keeps the
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,13 @@ HARMLESS = frozenset({"LD606", "LD608", "LD610"})
 
 MOSTLY = 0.9
 """share of the stray keys that a change of prefix must explain; a few saved extras may stay behind"""
+
+_TOPS = 4
+"""how many parts of a model, such as a text and an image encoder, are tried one by one"""
+
+_TEXT = frozenset({"language_model", "text_model", "decoder"})
+SOME = 0.25
+"""share of the stray keys that must fit when everything the base lacks is found among them"""
 
 _LAYER = re.compile(r"\.(\d+)\.")
 _VOCABULARY = frozenset({"embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "embedding"})
@@ -76,40 +83,63 @@ def _explained(checkpoint: Checkpoint, loads: LoadOutcome) -> bool:
 
 
 def _prefix(checkpoint: Checkpoint, loads: LoadOutcome) -> Misfit | None:
+    strays: dict[str, tuple[int, ...]]
+    wanted: dict[str, tuple[int, ...]]
     if loads.expected:
-        taken = set(loads.expected)
-        strays = tuple(name for name in checkpoint.tensors if name not in taken)
-        open_ = [key for key in loads.expected if key not in checkpoint.tensors]
+        strays = {name: info.shape for name, info in checkpoint.tensors.items() if name not in loads.expected}
+        wanted = {key: shape for key, shape in loads.expected.items() if key not in checkpoint.tensors}
     else:
         known = set(loads.modules)
-        strays = tuple(dict.fromkeys(key.module for key in checkpoint.keys if key.role and key.module not in known))
-        open_ = list(loads.modules)
-    change = prefix_change(strays, open_)
+        strays = {key.module: () for key in checkpoint.keys if key.role and key.module not in known}
+        wanted = dict.fromkeys(loads.modules, ())
+    change = prefix_change(strays, wanted)
     if change is None:
         return None
+    keys = tuple(name for name in strays if change.new + name[len(change.old) :] in wanted and name.startswith(change.old))
     detail = {"old": change.old, "new": change.new, "added": change.added, "removed": change.removed}
-    return Misfit("prefix", strays, detail)
+    more = {"tensors": len(strays)} if len(keys) < MOSTLY * len(strays) else {}
+    return Misfit("prefix", keys if more else tuple(strays), {**detail, **more})
 
 
-def prefix_change(strays: Sequence[str], wanted: Collection[str]) -> PrefixChange | None:
-    """The only replacement of leading path components that makes (nearly) all ``strays`` one of ``wanted``, if there is one."""
-    if not strays:
-        return None
-    pool = set(wanted)
+def prefix_change(strays: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> PrefixChange | None:
+    """The only replacement of leading path components that makes the ``strays`` some of ``wanted``, if there is one.
+
+    It has to explain (nearly) all of the strays, or to find every one of ``wanted``: then the strays are of a larger model.
+    Both map names to shapes, which must agree.
+    """
     scores: dict[tuple[str, str], int] = {}
-    first = strays[0].split(".")
-    for candidate in pool:
-        pair = _heads(first, candidate.split("."))
-        if pair is not None and pair not in scores and not _renumbers(*pair):
-            old, new = pair
-            scores[pair] = sum(s.startswith(old) and new + s[len(old) :] in pool for s in strays)
+    seeds = _seeds(strays)
+    for candidate in wanted if seeds else ():
+        path = candidate.split(".")
+        for seed in seeds:
+            pair = _heads(seed, path)
+            if pair is not None and pair not in scores and not _renumbers(*pair):
+                old, new = pair
+                scores[pair] = sum(wanted.get(new + s[len(old) :]) == shape for s, shape in strays.items() if s.startswith(old))
     best = max(scores.values(), default=0)
+    whole = len(wanted) if len(wanted) >= SOME * len(strays) else len(strays)
+    if best == 0 or best < min(MOSTLY * len(strays), whole):
+        return None
     winners = [pair for pair, score in scores.items() if score == best]
-    if best < MOSTLY * len(strays) or len(winners) != 1:
+    if len(winners) > 1:
+        # The layers of an image encoder are numbered like those of the text model beside it.
+        there, here = ([pair for pair in winners if _TEXT & set(pair[side].split("."))] for side in (1, 0))
+        winners = there or here
+    if len(winners) != 1:
         return None
     old, new = winners[0]
     removed, added = _difference(old, new)
     return PrefixChange(old, new, added, removed)
+
+
+def _seeds(strays: Iterable[str]) -> list[list[str]]:
+    """One stray per top of the paths: a model of text and images has its language model under one of them."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for stray in strays:
+        parts = stray.split(".")
+        end = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
+        found.setdefault(tuple(parts[:end]), parts)
+    return list(found.values())[:_TOPS]
 
 
 def _heads(first: list[str], other: list[str]) -> tuple[str, str] | None:
@@ -240,6 +270,14 @@ def _line(text: str) -> str:
     # torch's `Error(s) in loading state_dict for X:` says nothing; what is wrong stands on the next line.
     first = lines[1] if len(lines) > 1 and lines[0].endswith(":") else (lines[0] if lines else "")
     return first[:240]
+
+
+def other_loader(checkpoint: Checkpoint) -> str:
+    """A way out that costs nothing: the loader that takes the adapter fully where PEFT does not; ``""`` when there is none."""
+    rows = checkpoint.evidence.loaders if checkpoint.evidence is not None else ()
+    full = [row.loader for row in rows if row.status == "full"]
+    taken = "transformers load_adapter" in full and "PeftModel.from_pretrained" not in full
+    return "`load_adapter` of a transformers model takes it as it is" if taken else ""
 
 
 def shown(keys: Sequence[str], limit: int = 3) -> str:

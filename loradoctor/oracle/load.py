@@ -174,7 +174,7 @@ def _watch(record: _Record, outcome: Outcome) -> Iterator[None]:
     def loading(module: nn.Module, tensors: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
         if module is record.model and record.given is None:
             record.given = tensors
-            _make_room(module, tensors)
+            make_room(module, tensors)
         return load_state(module, tensors, *args, **kwargs)
 
     target.set_peft_model_state_dict, target.load_peft_weights = setting, reading
@@ -200,8 +200,8 @@ def _shape(record: _Record, key: str, name: str | None) -> list[int]:
     return [] if tensor is None else list(tensor.shape)
 
 
-def _make_room(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    # A file may hold base weights (saved embeddings, biases, injected ones): stand-ins cannot be written to.
+def make_room(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give the stand-ins that ``tensors`` are written to memory of their own: saved embeddings, biases, injected weights."""
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in tensors and is_hollow(parameter.data):
             parameter.data = torch.zeros(parameter.shape, dtype=parameter.dtype)

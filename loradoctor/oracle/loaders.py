@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import nn
+
 from .base import BUILD_ERRORS, Base
-from .load import ADAPTER, Outcome, load_beside, stored, without_init
+from .load import ADAPTER, FROM_FILE, Outcome, load_beside, make_room, stored, without_init
 from .session import first_line
 
 FROM_PRETRAINED = "PeftModel.from_pretrained"
@@ -76,7 +78,7 @@ def _by_transformers(base: Base, directory: str, config: Any) -> Row:
     model: Any = base.model
     if not hasattr(model, "load_adapter"):
         return Row(TRANSFORMERS, "not-run", 0, len(names), f"`{base.class_name}` has no `load_adapter`")
-    own = {id(p) for p in model.parameters()}
+    own = {id(p): p for p in model.parameters()}  # holding on to them keeps their ids from being used again
     heard: list[Any] = []
     try:
         with warnings.catch_warnings(), _overheard(heard), without_init(config):
@@ -85,18 +87,23 @@ def _by_transformers(base: Base, directory: str, config: Any) -> Row:
     except Exception as error:  # noqa: BLE001 -- whatever the loader raises is the result
         return Row(TRANSFORMERS, "raises", 0, len(names), first_line(error))
     report = info if info is not None else next(iter(heard), None)
-    added = {n for n, p in model.named_parameters(remove_duplicate=False) if id(p) not in own}
-    return _judged(report, added, names)
+    added = {n for n, p in model.named_parameters(remove_duplicate=False) if id(p) not in own or getattr(p, FROM_FILE, False)}
+    bases = {name for group in base.names.values() for name in group}
+    return _judged(report, added, names, sorted(n for n in added if n.replace(".base_layer.", ".") in bases))
 
 
-def _judged(report: Any, added: set[str], names: frozenset[str]) -> Row:
+def _judged(report: Any, added: set[str], names: frozenset[str], overwritten: list[str]) -> Row:
     """The row for what ``load_adapter`` of transformers returned; before 5 it returned nothing, and PEFT's report is read."""
     if report is None:
         return Row(TRANSFORMERS, "not-run", 0, len(names), "this release does not say what it loaded")
-    missing = [key for key in getattr(report, "missing_keys", ()) or () if key in added]
+    missing = [key for key in getattr(report, "missing_keys", ()) or () if key in added and key not in overwritten]
     unused = sorted(_names(report, "unexpected_keys") | _names(report, "conversion_errors") | _names(report, "mismatched_keys"))
     loaded = max(0, len(names) - len(unused))
-    parts = [_several([_in_file(k) for k in sorted(missing)], "missing"), _several([_in_file(k) for k in unused], "unused")]
+    parts = [
+        _several([_in_file(k) for k in sorted(missing)], "missing"),
+        _several([_in_file(k) for k in unused], "unused"),
+        _several(overwritten, "written over the base"),
+    ]
     reason = "; ".join(filter(None, parts))
     if (names and not loaded) or (added and len(missing) == len(added)):
         return Row(TRANSFORMERS, "none", 0, len(names), reason)
@@ -117,10 +124,18 @@ def _overheard(heard: list[Any]) -> Iterator[None]:
     # transformers before 5 imports this inside `load_adapter` and keeps what it says to itself.
     import peft.utils as target
 
-    set_state = target.set_peft_model_state_dict
+    set_state, load_state = target.set_peft_model_state_dict, nn.Module.load_state_dict
+
+    def loading(module: nn.Module, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        make_room(module, tensors)
+        return load_state(module, tensors, *args, **kwargs)
 
     def setting(*args: Any, **kwargs: Any) -> Any:
-        heard.append(set_state(*args, **kwargs))
+        nn.Module.load_state_dict = loading
+        try:
+            heard.append(set_state(*args, **kwargs))
+        finally:
+            nn.Module.load_state_dict = load_state
         return heard[-1]
 
     target.set_peft_model_state_dict = setting

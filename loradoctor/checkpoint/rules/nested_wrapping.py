@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.fit import other_loader
 from loradoctor.checkpoint.wording import counted, evidence, listed
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
@@ -23,9 +24,10 @@ def nested_wrapping(checkpoint: Checkpoint) -> Iterator[Finding]:
     """
     names = [k.name for k in checkpoint.keys if "nested" in k.problems]
     if names:
+        taken = f"; {way}" if (way := other_loader(checkpoint)) else ""
         yield checkpoint.finding(
             f"{counted(len(names), 'key')} {'was' if len(names) == 1 else 'were'} saved through two PEFT wrappers: {listed(names)}",
             key=names[0],
-            help="none of these weights will be used: the model answers like its base. Strip one `base_model.model.` from every key",
+            help="none of these weights will be used: the model answers like its base. Strip one `base_model.model.` from every key" + taken,
             data=evidence("nested", names),
         )

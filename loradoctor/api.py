@@ -49,6 +49,7 @@ def check(
     online: bool = False,
     python: Path | None = None,
     timeout: float = 600,
+    targets: Iterable[str] | None = None,
     ignore: Iterable[str] = (),
     fail_on: Severity | str | None = None,
     config: Path | None = None,
@@ -57,7 +58,8 @@ def check(
     """Examine an adapter checkpoint, or several, alone (``base=None``) or against their base model.
 
     ``base`` is ``"auto"`` (use it if it is found on this machine), a directory or an id of the Hub that must be had;
-    ``timeout`` is in seconds. The other arguments are those of ``loradoctor check``. Raises
+    ``timeout`` is in seconds, ``targets`` are runtimes to judge for as well (``"vllm"``, …). The other arguments are those of
+    ``loradoctor check``. Raises
     :class:`loradoctor.TargetError` when a target or a base that was insisted on cannot be had, and
     :class:`loradoctor.ConfigError` for settings that mean nothing.
     """
@@ -73,9 +75,19 @@ def check(
         forward=forward,
         merge=merge,
         timeout=timeout,
+        targets=settings.targets if targets is None else _targets(targets),
         settings=settings.overridden(ignore=ignore, fail_on=fail_on),
     )
     return check_many(listed, options)
+
+
+def _targets(names: Iterable[str]) -> tuple[str, ...]:
+    from loradoctor.checkpoint.targets import UnknownTarget, known
+
+    try:
+        return known([names] if isinstance(names, str) else names)
+    except UnknownTarget as error:
+        raise ConfigError(str(error)) from None
 
 
 def _listed(paths: Paths) -> list[str]:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from loradoctor import __version__
+from loradoctor.checkpoint.targets import NAMES as TARGETS
+from loradoctor.checkpoint.targets import UnknownTarget, known
 from loradoctor.report import FORMATS
 
 _ABOUT = """\
@@ -58,6 +60,7 @@ examples:
   loradoctor check --no-base outputs/my-lora           the files alone: fast, needs no torch
   loradoctor check --base ~/models/llama outputs/my-lora
   loradoctor check --python .venv/bin/python out       judge with that environment's PEFT
+  loradoctor check --target vllm --target llama.cpp out     and will they serve it as it was trained?
   loradoctor check --format json out > report.json
 """
 
@@ -144,6 +147,9 @@ def _check(parser: argparse.ArgumentParser) -> None:
     )
     base.add_argument("--no-base", dest="base", action="store_const", const="none", help="the files alone, without torch")
     deeper = parser.add_argument_group("what is done with it")
+    deeper.add_argument(
+        "--target", action="append", type=_target, metavar="RUNTIME", help=f"also: what would it refuse, or get wrong? {', '.join(TARGETS)}"
+    )
     deeper.add_argument("--no-merge", dest="merge", action="store_false", help="do not compute merges")
     deeper.add_argument("--forward", action="store_true", help="also run the whole model, merged and not (informational)")
     deeper.add_argument("--online", action="store_true", help="allow downloads from the Hugging Face Hub")
@@ -174,6 +180,13 @@ def _output(parser: argparse.ArgumentParser) -> None:
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _target(text: str) -> str:
+    try:
+        return known([text])[0]
+    except UnknownTarget as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seconds(text: str) -> float:

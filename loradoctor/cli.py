@@ -102,6 +102,7 @@ def _check(options: Namespace) -> int:
         forward=options.forward,
         merge=options.merge,
         timeout=options.timeout,
+        targets=tuple(dict.fromkeys(options.target)) if options.target else settings.targets,
         settings=settings,
     )
     try:

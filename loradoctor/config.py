@@ -30,6 +30,7 @@ class Settings:
     documents: bool = False
     target_versions: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
+    targets: tuple[str, ...] = ()
     cache: bool = True
     root: str | None = None
 
@@ -180,6 +181,15 @@ def _globs(value: object, key: str) -> tuple[str, ...]:
     return tuple(_strings(value, key))
 
 
+def _targets(value: object, key: str) -> tuple[str, ...]:
+    from loradoctor.checkpoint.targets import UnknownTarget, known
+
+    try:
+        return known(_strings(value, key))
+    except UnknownTarget as error:
+        raise ConfigError(f"`{key}`: {error}") from None
+
+
 def _flag(value: object, key: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"`{key}` must be `true` or `false`, not {_kind(value)}")
@@ -220,5 +230,6 @@ _KEYS: Mapping[str, Callable[[object, str], object]] = {
     "documents": _flag,
     "target-versions": _versions,
     "python": _string,
+    "targets": _targets,
     "cache": _flag,
 }

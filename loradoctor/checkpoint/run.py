@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from loradoctor import engine
@@ -18,12 +18,17 @@ from loradoctor.registry import family
 from loradoctor.rule import Rule
 from loradoctor.self_report import check_did_not_complete, unreadable_file
 
+_OF_TARGETS = frozenset({"LD820", "LD821"})
+
 __all__ = ["CheckOptions", "TargetError", "check", "check_many"]
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOptions:
-    """How deep to look. ``base`` is ``auto``, ``none``, a directory or a hub id; ``timeout`` is in seconds per adapter."""
+    """How deep to look. ``base`` is ``auto``, ``none``, a directory or a hub id; ``timeout`` is in seconds per adapter.
+
+    ``targets`` are the runtimes the adapters are meant for, as in :data:`loradoctor.checkpoint.targets.NAMES`.
+    """
 
     base: str = "auto"
     python: str | None = None
@@ -31,6 +36,7 @@ class CheckOptions:
     forward: bool = False
     merge: bool = True
     timeout: float = 600
+    targets: tuple[str, ...] = ()
     settings: Settings = field(default_factory=Settings)
 
 
@@ -48,7 +54,7 @@ def check_many(targets: Sequence[str], options: CheckOptions | None = None) -> R
 
 def _check(place: Place, options: CheckOptions) -> Report:
     try:
-        checkpoint = read(place.path, place.directory, place.weights)
+        checkpoint = replace(read(place.path, place.directory, place.weights), targets=options.targets)
     except OSError as error:
         finding = Finding(f"the directory cannot be read: {(error.strerror or str(error)).lower()}", Location(place.path))
         return Report(diagnostics=(engine.stamp(unreadable_file, finding, place.path),))
@@ -73,6 +79,25 @@ def _check(place: Place, options: CheckOptions) -> Report:
 
 def _enabled(rules: Iterable[Rule[Checkpoint]], settings: Settings) -> list[Rule[Checkpoint]]:
     return [r for r in rules if settings.enabled(r.code)]
+
+
+def _target_checks(checkpoint: Checkpoint, found: Iterable[Diagnostic], ran: frozenset[str]) -> Iterator[Check]:
+    """One entry per target, so that a target without findings is known to have been looked at."""
+    from loradoctor.checkpoint.targets import runtime
+
+    against = [(d.data.get("target"), d) for d in found if d.code in _OF_TARGETS]
+    for name in checkpoint.targets:
+        target = runtime(name)
+        mine = [d for of, d in against if of == name]
+        if mine:
+            status, reason = "failed", ", ".join(dict.fromkeys(f"{d.code} {d.data.get('cause')}" for d in mine))
+        elif checkpoint.config is None or not checkpoint.tensors:
+            status, reason = "not-run", "there are no config and tensors to judge by"
+        elif not ran >= _OF_TARGETS:
+            status, reason = "not-run", "its rules are switched off"
+        else:
+            status, reason = "passed", f"by the source of {target.title} {target.version}"
+        yield Check(checkpoint.path, f"target {name}", status, reason)
 
 
 def _facts(checkpoint: Checkpoint) -> Mapping[str, object]:

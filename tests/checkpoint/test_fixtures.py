@@ -61,7 +61,8 @@ def test_findings_with_the_base(case: str) -> None:
 
 def test_there_is_a_fixture_for_every_rule() -> None:
     shown = {code for case in CASES for tier in ("light", "base") for code in expected(case).get(tier, {})}
-    assert {r.code for name in ("checkpoint", "merge") for r in family(name)} <= shown
+    of_targets = {"LD820", "LD821"}  # test_targets.py makes an adapter for every row of every runtime
+    assert {r.code for name in ("checkpoint", "merge") for r in family(name)} - of_targets <= shown
 
 
 def test_the_fixtures_stay_small() -> None:

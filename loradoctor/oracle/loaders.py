@@ -44,7 +44,7 @@ def row(loader: str, outcome: Outcome) -> Row:
     """What PEFT's own loaders did, told like that of the others."""
     if outcome.mismatched:
         key, found, wanted = outcome.mismatched[0]
-        reason = f"{outcome.error_type}: {len(outcome.mismatched)} of another shape, first `{key}`: {found} in the file, {wanted} wanted"
+        reason = _mismatch(outcome.error_type, len(outcome.mismatched), key, found, wanted)
         return Row(loader, "raises", 0, outcome.total, reason)
     if outcome.status == "raises":
         return Row(loader, "raises", 0, outcome.total, _error(outcome.error_type, outcome.error))
@@ -81,11 +81,12 @@ def _by_transformers(base: Base, directory: str, config: Any) -> Row:
     own = {id(p): p for p in model.parameters()}  # holding on to them keeps their ids from being used again
     heard: list[Any] = []
     try:
-        with warnings.catch_warnings(), _overheard(heard), without_init(config):
+        with warnings.catch_warnings(), _overheard(model, heard), without_init(config):
             warnings.simplefilter("ignore")
             info = model.load_adapter(directory, adapter_name=ADAPTER, peft_config=config)
     except Exception as error:  # noqa: BLE001 -- whatever the loader raises is the result
-        return Row(TRANSFORMERS, "raises", 0, len(names), first_line(error))
+        reason = _shapes(heard, type(error).__name__) or _error(type(error).__name__, str(error).strip())
+        return Row(TRANSFORMERS, "raises", 0, len(names), reason)
     report = info if info is not None else next(iter(heard), None)
     added = {n for n, p in model.named_parameters(remove_duplicate=False) if id(p) not in own or getattr(p, FROM_FILE, False)}
     bases = {name for group in base.names.values() for name in group}
@@ -110,6 +111,19 @@ def _judged(report: Any, added: set[str], names: frozenset[str], overwritten: li
     return Row(TRANSFORMERS, "partial" if missing or unused else "full", loaded, len(names), reason)
 
 
+def _shapes(heard: list[Any], kind: str) -> str:
+    """The first tensor of another shape, as transformers 5 lists them; ``""`` when there is none."""
+    found = sorted(entry for report in heard for entry in getattr(report, "mismatched_keys", None) or () if isinstance(entry, tuple))
+    if not found or len(found[0]) < 3:
+        return ""
+    key, stored_shape, wanted = found[0][:3]
+    return _mismatch(kind, len(found), _in_file(str(key)), list(stored_shape), list(wanted))
+
+
+def _mismatch(kind: str, count: int, key: str, found: list[int], wanted: list[int]) -> str:
+    return f"{kind}: {count} of another shape, first `{key}`: {found} in the file, {wanted} wanted"
+
+
 def _names(report: Any, kind: str) -> set[str]:
     found = getattr(report, kind, None) or ()
     return {str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in found}
@@ -120,9 +134,16 @@ def _in_file(key: str) -> str:
 
 
 @contextlib.contextmanager
-def _overheard(heard: list[Any]) -> Iterator[None]:
-    # transformers before 5 imports this inside `load_adapter` and keeps what it says to itself.
+def _overheard(model: Any, heard: list[Any]) -> Iterator[None]:
+    """Collect in ``heard`` what the load itself reports: transformers 5 raises before it hands that on, 4 keeps it to itself."""
     import peft.utils as target
+
+    load_pretrained = getattr(model, "_load_pretrained_model", None)
+
+    def pretrained(*args: Any, **kwargs: Any) -> Any:
+        result = load_pretrained(*args, **kwargs)  # type: ignore[misc]
+        heard.append(result[0] if isinstance(result, tuple) else result)
+        return result
 
     set_state, load_state = target.set_peft_model_state_dict, nn.Module.load_state_dict
 
@@ -139,6 +160,8 @@ def _overheard(heard: list[Any]) -> Iterator[None]:
         return heard[-1]
 
     target.set_peft_model_state_dict = setting
+    if load_pretrained is not None:
+        object.__setattr__(model, "_load_pretrained_model", pretrained)
     try:
         yield
     finally:

@@ -93,7 +93,8 @@ TRIPPED: dict[str, tuple[Made, Made]] = {
         Made({"rank_pattern": {"v_proj": 16}}, shapes={**layers("self_attn.q_proj"), **layers("self_attn.v_proj", rank=16)}),
         Made({"rank_pattern": {"k_proj": 16}}),
     ),
-    "bias": (Made({"bias": "lora_only"}, {f"{Q0}.base_layer.bias": (WIDTH,)}), Made({"bias": "none"})),
+    "bias": (Made({"bias": "lora_only"}, {f"{Q0}.base_layer.bias": (WIDTH,)}), Made({"bias": "lora_only"})),
+    "bias-field": (Made({"bias": "lora_only"}), Made({"bias": "none"})),
     "lora-bias": (Made({"lora_bias": True}, {f"{Q0}.lora_B.bias": (WIDTH,)}), Made({"lora_bias": False})),
     "modules-to-save": (
         Made({"modules_to_save": ["post_norm"]}, {"base_model.model.post_projection.weight": (WIDTH, WIDTH)}),

@@ -76,9 +76,12 @@ def _rank_pattern(facts: Facts) -> Trace | None:
 
 def _bias(facts: Facts) -> Trace | None:
     names = tuple(k.name for k in facts.biases)
-    if facts.get("bias") not in (None, "none"):
-        return Trace(f"biases of the base were trained along (`bias` is `{facts.get('bias')}`)", "bias", names=names)
     return Trace(f"it has {counted(len(names), 'bias', 'biases')} of the base", names[0], "weights", names) if names else None
+
+
+def _bias_field(facts: Facts) -> Trace | None:
+    value = facts.get("bias")
+    return Trace(f"`bias` is `{value}`", "bias") if value not in (None, "none") else _bias(facts)
 
 
 def _lora_bias(facts: Facts) -> Trace | None:
@@ -194,6 +197,7 @@ FEATURES: Mapping[str, Callable[[Facts], Trace | None]] = {
     "alpha-pattern": _alpha_pattern,
     "rank-pattern": _rank_pattern,
     "bias": _bias,
+    "bias-field": _bias_field,
     "lora-bias": _lora_bias,
     "modules-to-save": _modules_to_save,
     "modules-to-save-but-heads": _modules_but_heads,

@@ -73,7 +73,8 @@ def _rotary(facts: Facts) -> Iterator[tuple[str, Trace, Reaction]]:
 
 
 def _wide(facts: Facts) -> Iterator[tuple[str, Trace, Reaction]]:
-    names = tuple(a.module for a in facts.adapted if (len(a.a) == 2 and a.a[0] > a.a[1]) or (len(a.b) == 2 and a.b[0] < a.b[1]))
+    known = [a for a in facts.adapted if _KNOWN.fullmatch(a.module)]
+    names = tuple(a.module for a in known if (len(a.a) == 2 and a.a[0] > a.a[1]) or (len(a.b) == 2 and a.b[0] < a.b[1]))
     if names:
         trace = Trace(f"the rank of {counted(len(names), 'module')} is larger than its width ({listed(names, 1)})", "r", names=names)
         yield "rank", trace, gets_wrong("transposes halves", "which way round they are is guessed from their shape", _GGUF, f"{_LLAMA}.Tensors")

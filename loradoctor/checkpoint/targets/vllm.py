@@ -54,7 +54,7 @@ TARGET = Target(
         "format": refuses("it reads PEFT's names and config only", "convert it to PEFT's format first", _NAMES),
         "method": refuses("it serves LoRA only", MERGE, "vllm/lora/peft_helper.py, PEFTHelper.from_dict"),
         "dora": _stops("`vLLM does not yet support DoRA`"),
-        "bias": refuses("`Adapter bias is not supported`", MERGE, _LEGAL),
+        "bias-field": refuses("`Adapter bias is not supported`", "set it to `none` if the file has no biases; else " + MERGE, _LEGAL),
         "lora-bias": _stops("`vLLM does not support LoRA bias`"),
         "modules-to-save-but-heads": _stops("`vLLM only supports modules_to_save being either None or [\"classifier\", \"score\"]`"),
         "token-rows": refuses("`… is unsupported LoRA weight`", MERGE, _NAMES),

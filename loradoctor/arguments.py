@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from loradoctor import __version__
 from loradoctor.checkpoint.targets import NAMES as TARGETS
 from loradoctor.checkpoint.targets import UnknownTarget, known
+from loradoctor.repair import arguments as repairing
 from loradoctor.report import FORMATS
 
 _ABOUT = """\
@@ -23,6 +24,7 @@ examples:
   loradoctor lint --fix train.py           and repair what can be repaired safely
   loradoctor check out/checkpoint-500      will this adapter load, act and merge as it should?
   loradoctor check --no-base adapters/*    the same from the files alone, in a tenth of a second each
+  loradoctor repair out/lora --output fixed    a corrected copy, with proof of what it kept
   loradoctor explain LD101                 why a finding matters and how to repair it
 
 exit codes:
@@ -105,6 +107,7 @@ def _command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _lint(_command(commands, "lint", "find PEFT bugs in Python files and notebooks", _LINT, _LINT_EXAMPLES))
     _check(_command(commands, "check", "examine adapter checkpoints", _CHECK, _CHECK_EXAMPLES))
+    repairing.add(_command(commands, "repair", "write a corrected copy of an adapter", repairing.ABOUT, repairing.EXAMPLES), _seconds)
     explain = _command(commands, "explain", "why a rule exists and how to repair what it finds")
     explain.add_argument("rules", nargs="+", metavar="CODE|NAME", help="LD101 or adapter-on-adapter")
     rules = _command(commands, "rules", "list every rule")

@@ -121,6 +121,43 @@ def _spinner(label: str) -> AbstractContextManager[object]:
     return Console(stderr=True).status(label)
 
 
+def _repair(options: Namespace) -> int:
+    import json
+
+    from loradoctor.checkpoint.layout import TargetError
+    from loradoctor.repair.arguments import DTYPES
+    from loradoctor.repair.outcome import as_json, as_text
+    from loradoctor.repair.run import RepairOptions, repair
+    from loradoctor.repair.wishes import Wishes
+
+    wishes = Wishes(
+        drop_orphans=options.drop_orphans,
+        drop_base_weights=options.drop_base_weights,
+        dtype=DTYPES.get(options.dtype),
+        adapter=options.adapter,
+        alpha=options.lora_alpha,
+        initial=options.initial_adapter,
+    )
+    wanted = RepairOptions(
+        output=options.output or "",
+        dry_run=options.dry_run,
+        base=options.base,
+        python=options.python,
+        online=options.online,
+        timeout=options.timeout,
+        wishes=wishes,
+    )
+    try:
+        outcomes = repair(options.target, wanted)
+    except TargetError as error:
+        return fail(str(error))
+    if options.format == "json":
+        print(json.dumps({"version": 1, "repairs": [as_json(one) for one in outcomes]}, indent=2))
+    else:
+        print("".join(as_text(one) for one in outcomes), end="")
+    return FOUND if any(one.failed for one in outcomes) else CLEAN
+
+
 def _explain(options: Namespace) -> int:
     from loradoctor.registry import UnknownRule, find
     from loradoctor.report.catalogue import page
@@ -206,4 +243,4 @@ def _write(options: Namespace, text: str) -> None:
         raise UsageError(f"cannot write {options.output}: {error.strerror or error}") from None
 
 
-_COMMANDS: dict[str, Callable[[Namespace], int]] = {"lint": _lint, "check": _check, "explain": _explain, "rules": _rules}
+_COMMANDS: dict[str, Callable[[Namespace], int]] = {"lint": _lint, "check": _check, "repair": _repair, "explain": _explain, "rules": _rules}

@@ -93,12 +93,12 @@ def test_a_failure_of_the_torch_side_keeps_what_the_files_say(monkeypatch: pytes
 
 
 def test_values_that_cannot_be_read_are_one_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loradoctor.checkpoint import values
+    from loradoctor.checkpoint import delta
 
     def gone(*_: object) -> None:
         raise OSError("the file ended inside a tensor at byte 9")
 
-    monkeypatch.setattr(values, "scan", gone)
+    monkeypatch.setattr(delta, "scan", gone)
     report = light("good_lora")
     assert [d.code for d in report.diagnostics] == ["LD002"]
     assert status(report, "values")[0] == "not-run"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
-from loradoctor.checkpoint.tensor import TensorInfo
 from loradoctor.checkpoint.wording import evidence, listed
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
@@ -52,16 +50,10 @@ def _same(checkpoint: Checkpoint, layers: list[dict[str, str]]) -> list[int]:
     """The positions of the layers that equal the first one; none when no other does."""
     if len(layers) < 2 or checkpoint.weights is None:
         return []
-    path, tensors = checkpoint.weights, checkpoint.tensors
+    from loradoctor.checkpoint.values import same_bytes
+
+    path, tensors, first = checkpoint.weights, checkpoint.tensors, layers[0]
     equal = [
-        i
-        for i, names in enumerate(layers)
-        if all(_bytes(path, tensors[n]) == _bytes(path, tensors[layers[0][t]]) for t, n in names.items())
+        i for i, names in enumerate(layers) if i == 0 or all(same_bytes(path, tensors[n], tensors[first[t]]) for t, n in names.items())
     ]
     return equal if len(equal) > 1 else []
-
-
-def _bytes(path: Path, info: TensorInfo) -> bytes:
-    with path.open("rb") as file:
-        file.seek(info.start)
-        return file.read(info.end - info.start)

@@ -58,9 +58,12 @@ class Project:
 
     def holds(self, package: str) -> bool:
         """Whether a package of this name stands where absolute imports start."""
-        places = [root / package / "__init__.py" for root in _roots(str(Path(self.path).parent))] if self.path not in ("", "-") else []
-        self.consulted.update(map(str, places))
-        return any(_is_file(str(place)) for place in places)
+        for root in _roots(str(Path(self.path).parent)) if self.path not in ("", "-") else ():
+            inside, place = str(root / "__init__.py"), str(root / package / "__init__.py")
+            self.consulted |= {inside, place}
+            if _is_file(place) and not _is_file(inside):  # an absolute import does not start in a package
+                return True
+        return False
 
     def _unit(self, path: str, *, settings: bool) -> Unit | None:
         if path in self.units:

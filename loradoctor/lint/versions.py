@@ -19,6 +19,10 @@ OPEN = 999
 
 LIBRARIES = frozenset({"peft", "transformers", "trl", "torch", "accelerate", "bitsandbytes", "diffusers", "unsloth"})
 
+_COPIED = ("peft", "transformers", "trl")
+"""Libraries that projects carry in a copy of their own, and that are themselves linted."""
+_OWN_VERSION = re.compile(r"^__version__\s*=\s*[\"']([0-9.]+?)(\.?dev\w*)?[\"']", re.MULTILINE)
+
 _CLAUSE = re.compile(r"(===?|~=|<=|<|>=|>|!=)\s*([0-9]+(?:\.[0-9]+)*)(\.\*)?")
 _TOP = (".git", ".hg")
 
@@ -88,15 +92,21 @@ def _installed(own: Installs, directory: Path) -> Iterator[tuple[str, Version | 
 
 @cache
 def _of_project(directory: str) -> Mapping[str, Version]:
-    """The pins nearest to a directory: its own files first, then its parents' up to the top of the repository."""
+    """The pins nearest to a directory: its own files first, then its parents' up to the top of the repository.
+
+    A copy of a library that stands where an import may find it goes before what is pinned.
+    """
     here = Path(directory)
     found: dict[str, Version] = {}
+    copies: dict[str, Version] = {}
     for place in (here, *here.parents):
         for name, version in _of_directory(str(place)).items():
             found.setdefault(name, version)
+        for name, version in _copied(str(place)).items():
+            copies.setdefault(name, version)
         if any((place / top).exists() for top in _TOP):
             break
-    return found
+    return found | copies
 
 
 @cache
@@ -104,6 +114,19 @@ def _of_directory(directory: str) -> Mapping[str, Version]:
     found: dict[str, Version] = {}
     for name, version in _pins(_requirements(Path(directory))):
         found.setdefault(name, version)
+    return found
+
+
+@cache
+def _copied(directory: str) -> Mapping[str, Version]:
+    """The versions of libraries whose source stands in a directory; one under development is older than what it is to be."""
+    here = Path(directory)
+    found: dict[str, Version] = {}
+    for name in _COPIED:
+        for place in (here / name, here / "src" / name, here / name / "src" / name):
+            own = _OWN_VERSION.search(_text(place / "__init__.py"))
+            if own is not None:
+                found.setdefault(name, _just_below(parse(own[1])) if own[2] else parse(own[1]))
     return found
 
 

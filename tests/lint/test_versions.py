@@ -192,3 +192,22 @@ def test_the_release_of_a_commit_is_not_known(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / "requirements.txt").write_text("peft @ git+https://github.com/huggingface/peft.git@13e53fc7ee5d89d59b16523051006dddf0fb7a49\n")
     assert for_file(str(tmp_path / "train.py")) == {"peft": (0,)}
+
+
+@pytest.mark.parametrize(
+    ("copy", "text", "expected"),
+    [
+        ("peft", '__version__ = "0.2.0"\n', (0, 2, 0)),
+        ("scripts/peft", '__version__ = "0.3.0.dev0"\n', (0, 2, 999)),
+        ("src/peft", "__version__ = '0.6.0'\n", (0, 6, 0)),
+        ("peft/src/peft", '__version__ = "0.6.0"\n', (0, 6, 0)),
+        ("peft", "from .peft_model import PeftModel\n", (0, 11, 1)),
+        ("other/peft", '__version__ = "0.2.0"\n', (0, 11, 1)),
+    ],
+)
+def test_a_copy_of_a_library_goes_before_what_is_pinned(tmp_path: Path, copy: str, text: str, expected: tuple[int, ...]) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "requirements.txt").write_text("peft==0.11.1\n")
+    (tmp_path / copy).mkdir(parents=True)
+    (tmp_path / copy / "__init__.py").write_text(text)
+    assert for_file(str(tmp_path / "scripts" / "train.py")) == {"peft": expected}

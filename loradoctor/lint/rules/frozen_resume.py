@@ -42,7 +42,10 @@ def frozen_resume(module: Module) -> Iterator[Finding]:
     trainer = Trainer(model=model)
     trainer.train()
     ```
+    PEFT before 0.3 has no `is_trainable` and leaves a loaded adapter trainable.
     """
+    if module.before("peft", "0.3"):
+        return
     reported: set[int] = set()
     for site in module.calls("train", "torch.optim.*", "bitsandbytes.*", "transformers.AdamW", "transformers.Adafactor"):
         for arrival in site.arrivals:

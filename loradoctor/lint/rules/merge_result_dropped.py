@@ -120,6 +120,8 @@ def _saved_empty(module: Module, site: Site) -> ir.Node | None:
 def _base_saved(module: Module, site: Site) -> bool:
     """Whether the merged base is saved, or handed to unseen code, under another name."""
     for save in module.calls("save_pretrained", "push_to_hub", "torch.save", "save_model"):
+        if _of_tuner(site) and _of_tuner(save):  # the tuner passes the call on to the model that it has merged in place
+            return True
         for a in save.arrivals:
             target = a.receiver if save.name != "torch.save" else a.arg("obj")
             target = target.source if isinstance(target, Derived) and target.kind == "state_dict" else target
@@ -127,6 +129,12 @@ def _base_saved(module: Module, site: Site) -> bool:
             if facts and facts.merged is site.node:
                 return True
     return False
+
+
+def _of_tuner(site: Site) -> bool:
+    """Whether a method of `….base_model` is called."""
+    func = site.node.func
+    return isinstance(func, ir.Attr) and isinstance(func.value, ir.Attr) and func.value.name == "base_model"
 
 
 def _only_used(module: Module, site: Site) -> bool:

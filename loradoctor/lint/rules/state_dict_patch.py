@@ -11,7 +11,7 @@ from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
 
 _HELP = (
-    "with PEFT before 0.20 `save_pretrained` filters the state dict a second time and writes a file without tensors; "
+    "with PEFT 0.3 to 0.19 `save_pretrained` filters the state dict a second time and writes a file without tensors; "
     "`save_pretrained` needs no help: it writes the adapter alone"
 )
 
@@ -21,8 +21,8 @@ def state_dict_patch(module: Module) -> Iterator[Finding]:
     """The model's `state_dict` is replaced so that it returns only the adapter, and `save_pretrained` then saves nothing.
 
     The idiom comes from the first LoRA fine-tuning scripts. Since then `save_pretrained` picks the adapter's tensors out of
-    the state dict itself; given one that is already filtered and renamed, PEFT up to 0.19 finds none, and writes a file of
-    443 bytes (`.bin`) or 40 bytes (safetensors). PEFT 0.20 and later cope with it.
+    the state dict itself; given one that is already filtered and renamed, PEFT from 0.3 to 0.19 finds none, and writes a file
+    of 443 bytes (`.bin`) or 40 bytes (safetensors). PEFT 0.20 and later cope with it.
 
     ```python
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -44,7 +44,8 @@ def state_dict_patch(module: Module) -> Iterator[Finding]:
     ```
     It is an error where the project pins a PEFT that is hurt by it, and information otherwise.
     """
-    severity = Severity.ERROR if module.before("peft", "0.20") else Severity.INFO
+    hurt = module.before("peft", "0.20") and not module.before("peft", "0.3")
+    severity = Severity.ERROR if hurt else Severity.INFO
     seen: set[int] = set()
     for store in module.stores:
         if store.name != "state_dict" or store.node.uid in seen or "get_peft_model_state_dict" not in module.text(store.expr):

@@ -54,6 +54,7 @@ def facts(checkpoint: Checkpoint) -> dict[str, object]:
         "weights": checkpoint.weights.name if checkpoint.weights is not None else None,
         "peft_version": get("peft_version"),
         "trainer_checkpoint": checkpoint.kind == "trainer-checkpoint",
+        "updates": _updates(checkpoint),
         "training_state": list(what.state),
         "loaders": loaders(checkpoint),
     }
@@ -72,6 +73,15 @@ def loaders(checkpoint: Checkpoint) -> list[dict[str, object]]:
 
 def _nothing(_: str) -> None:
     return None
+
+
+def _updates(checkpoint: Checkpoint) -> list[dict[str, object]] | None:
+    """What is changed by how much, per kind of module; None when no rule needed the values."""
+    if not checkpoint.values_read:
+        return None
+    from loradoctor.checkpoint.family import table
+
+    return table(checkpoint.spectra())
 
 
 def _plain(value: object) -> object:

@@ -70,3 +70,25 @@ def _short(paths: list[str]) -> dict[str, str]:
 def _ends(path: str) -> Iterable[str]:
     parts = path.split(".")
     return (".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1) if parts[i] != "*")
+
+
+def table(spectra: Iterable[Spectrum]) -> list[dict[str, object]]:
+    """What the card says of each family, as plain JSON values: medians over its modules (every expert counts as one), range of ‖ΔW‖.
+
+    ``zero`` are the members without effect; they are left out of the medians. ``rank`` is the largest in the family.
+    """
+    return [_row(family) for family in families(spectra)]
+
+
+def _row(family: Family) -> dict[str, object]:
+    live = [m for m in family.members if m.largest > 0]
+    norms = [m.norm for m in live] or [0.0]
+    return {
+        "family": family.name,
+        "modules": len(family.members),
+        "zero": len(family.members) - len(live),
+        "rank": max(m.rank for m in family.members),
+        "norm": {"median": median(norms), "min": min(norms), "max": max(norms)},
+        "effective_rank": median(m.effective_rank for m in live) if live else 0.0,
+        "dominance": median(m.dominance for m in live) if live else 0.0,
+    }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from loradoctor.diagnostic import Check, Subject
 from loradoctor.report.escape import printable
 from loradoctor.report.palette import Palette
+from loradoctor.report.updates import updates
 
 _LABELS = {
     "method": "method",
@@ -26,24 +27,25 @@ _LABELS = {
 _ENTRIES = {"modules": "{value} {key}", "dtypes": "{key} in {value} tensors", "rank": "{key} in {value} modules"}
 """How one entry of a mapping reads, where ``key: value`` would not say enough."""
 
-_LOADERS = "loaders"
+_LOADERS, _UPDATES = _TABLES = "loaders", "updates"
 _MANY = 12
 _REASON = 200
 """Characters of a reason: a longer one repeats a finding that is printed in full below."""
 _NESTED = 3
 
 
-def card(subject: Subject, checks: Sequence[Check], paint: Palette) -> list[str]:
-    """The facts of one subject and the outcome of every check made on it."""
+def card(subject: Subject, checks: Sequence[Check], paint: Palette, *, detailed: bool = False) -> list[str]:
+    """The facts of one subject and the outcome of every check made on it; the table of updates only when ``detailed``."""
     facts = [(label, subject.facts.get(key)) for key, label in _LABELS.items()]
-    facts += [(key.replace("_", " "), value) for key, value in subject.facts.items() if key not in _LABELS and key != _LOADERS]
+    facts += [(key.replace("_", " "), value) for key, value in subject.facts.items() if key not in (*_LABELS, *_TABLES)]
     rows = [(label, _value(label, value)) for label, value in facts]
     rows = [(label, text) for label, text in rows if text]
     width = max((len(label) for label, _ in rows), default=0)
     kind = printable(str(subject.facts.get("what") or subject.kind.replace("-", " ")))
     lines = [f"{paint('bold', printable(subject.path))} {paint('dim', f'({kind})')}"]
     lines += [f"  {paint('dim', printable(label).ljust(width))}  {text}" for label, text in rows]
-    return lines + _loaders(subject.facts.get(_LOADERS), paint) + _outcomes(checks, paint)
+    shown = updates(subject.facts.get(_UPDATES), paint) if detailed else []
+    return lines + shown + _loaders(subject.facts.get(_LOADERS), paint) + _outcomes(checks, paint)
 
 
 def _loaders(rows: object, paint: Palette) -> list[str]:

@@ -30,7 +30,7 @@ class Text:
             from loradoctor.report.card import card
 
             checks = [c for c in report.checks if c.subject == subject.path]
-            blocks.append("\n".join(card(subject, checks, self.paint)))
+            blocks.append("\n".join(card(subject, checks, self.paint, detailed=self.show is Severity.INFO)))
             blocks += [self.finding(d, explained) for d in shown if d.subject == subject.path]
         blocks += [self.finding(d, explained) for d in shown if d.subject not in paths]
         return "\n\n".join([*blocks, self.summary(report)]) + "\n"

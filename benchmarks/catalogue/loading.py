@@ -83,7 +83,7 @@ def overflow(to: Path) -> None:
     edit(to, lambda tensors: {k: v.float() * 2e4 for k, v in tensors.items()})
 
 
-@case("903_merged_dir_with_lora_left", "error: no adapter_config.json", light="refused")
+@case("903_merged_dir_with_lora_left", "error: no adapter_config.json", light="LD501")
 def merged(to: Path) -> None:
     to.mkdir(parents=True)
     peft = train(get_peft_model(model(), lora()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A naming scheme: ``sign`` finds a tensor of it, ``way_out`` says how it gets into PEFT's."""
+    """A naming scheme: ``sign`` finds a tensor of it, ``way_out`` says what to do with it as it is."""
 
     name: str
     title: str
@@ -23,51 +23,50 @@ FORMATS = (
         "gguf",
         "llama.cpp (GGUF: `blk.N.….weight.lora_a`)",
         re.compile(r"\.weight\.lora_[ab]$"),
-        "use it with llama.cpp, or convert it: ggml's tensor names, and for Llama the order of the rows of q and k",
+        "use it with llama.cpp",
     ),
     Format(
         "lycoris",
         "LyCORIS (`hada_…`, `lokr_…`, `oft_…` under kohya's module names)",
         re.compile(rf"^{_KOHYA}.*\.(hada_|lokr_|oft_|dora_scale$|diff(_b)?$|on_input$|[abc][12](\.weight)?$)"),
-        "load it with the program it was made for, or convert LoHa and LoKr with the base at hand: module names have lost their dots",
+        "load it with the program that it was made for",
     ),
     Format(
         "comfyui",
         "ComfyUI's trainers (`diffusion_model.` before the module)",
         re.compile(r"^diffusion_model\..*\.(lora_(A|B|down|up)\.weight|alpha)$"),
-        "load it with ComfyUI or `load_lora_weights` of diffusers, or convert it with the base at hand",
+        "load it with ComfyUI or with `load_lora_weights` of diffusers",
     ),
     Format(
         "kohya",
         "kohya's sd-scripts (`lora_down`, `lora_up`, `alpha`)",
         re.compile(rf"^{_KOHYA}|\.lora_(down|up)\."),
-        "load it with `load_lora_weights` of diffusers, or convert it with the base at hand: the module names have lost their dots, and "
-        "lora_alpha comes from the `alpha` tensors",
+        "load it with `load_lora_weights` of diffusers",
     ),
     Format(
         "diffusers",
         "diffusers' attention processors (`lora.down`, `lora.up`)",
-        re.compile(r"\.(\w*_)?lora\.(down|up)\.|processor\.\w+_lora\."),
-        "load it with `load_lora_weights` of diffusers and save it again",
+        re.compile(r"\.(\w*_)?lora\.(down|up)\.|processor\.\w+_lora\.|\.lora_linear_layer\.(down|up)\."),
+        "load it with `load_lora_weights` of diffusers",
     ),
     Format(
         "torchtune",
         "torchtune (`lora_a.weight`, `lora_b.weight`)",
         re.compile(r"\.lora_[ab]\.weight$"),
-        "convert it with the base's `config.json` at hand: renaming is not enough, the rows of q and k are in another order",
+        "use it with torchtune; renaming is not enough, for most models the rows of q and k are in another order",
     ),
     Format(
         "mlx",
         "MLX (`lora_a` is (in, r), `lora_b` is (r, out))",
         re.compile(r"\.lora_[ab]$"),
-        "transpose both halves, rename them to `lora_A.weight` and `lora_B.weight`, and set lora_alpha to scale x rank",
+        "use it with mlx-lm; renaming is not enough, both halves are transposed and the factor is `scale`, not alpha / r",
     ),
 )
 PIPELINE = Format(
     "diffusers-pipeline",
     "a diffusers pipeline (`unet.`, `transformer.`, `text_encoder.` before PEFT's names)",
     re.compile(r"^(unet|transformer|prior|text_encoder(_\d)?)\..*\.lora(_A|_B|\.(up|down))\."),
-    "load it with `load_lora_weights` of diffusers; it has no `adapter_config.json` because the pipeline keeps rank and alpha itself",
+    "load it with `load_lora_weights` of diffusers, which needs no `adapter_config.json`",
 )
 
 

@@ -30,7 +30,7 @@ _LOOSE = (".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".bin")
 _LOOKED_AT = 16
 """Files of unknown names that are opened to see whether they hold an adapter."""
 _INDEX_LIMIT = 64 << 20
-_LORA = re.compile(r"lora_|\.lora\.|hada_w|lokr_w")
+_LORA = re.compile(r"lora[_.]|hada_w|lokr_w")
 
 Reader = Callable[[Path], Header]
 

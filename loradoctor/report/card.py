@@ -28,7 +28,10 @@ _ENTRIES = {"modules": "{value} {key}", "dtypes": "{key} in {value} tensors", "r
 """How one entry of a mapping reads, where ``key: value`` would not say enough."""
 
 _LOADERS, _UPDATES = _TABLES = "loaders", "updates"
+_WHAT = "what"
+"""Stands in the first line."""
 _MANY = 12
+_FEW = 3
 _REASON = 200
 """Characters of a reason: a longer one repeats a finding that is printed in full below."""
 _NESTED = 3
@@ -37,11 +40,11 @@ _NESTED = 3
 def card(subject: Subject, checks: Sequence[Check], paint: Palette, *, detailed: bool = False) -> list[str]:
     """The facts of one subject and the outcome of every check made on it; the table of updates only when ``detailed``."""
     facts = [(label, subject.facts.get(key)) for key, label in _LABELS.items()]
-    facts += [(key.replace("_", " "), value) for key, value in subject.facts.items() if key not in (*_LABELS, *_TABLES)]
-    rows = [(label, _value(label, value)) for label, value in facts]
+    facts += [(key.replace("_", " "), value) for key, value in subject.facts.items() if key not in (*_LABELS, *_TABLES, _WHAT)]
+    rows = [(label, _names(value) if label == "fits" else _value(label, value)) for label, value in facts]
     rows = [(label, text) for label, text in rows if text]
     width = max((len(label) for label, _ in rows), default=0)
-    kind = printable(str(subject.facts.get("what") or subject.kind.replace("-", " ")))
+    kind = printable(str(subject.facts.get(_WHAT) or subject.kind.replace("-", " ")))
     lines = [f"{paint('bold', printable(subject.path))} {paint('dim', f'({kind})')}"]
     lines += [f"  {paint('dim', printable(label).ljust(width))}  {text}" for label, text in rows]
     shown = updates(subject.facts.get(_UPDATES), paint) if detailed else []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.convert import convert
 from loradoctor.checkpoint.wording import counted, evidence, listed
 from loradoctor.diagnostic import Finding, Severity
+from loradoctor.repair.plan import Refusal
 from loradoctor.rule import rule
 
 
@@ -14,22 +16,24 @@ from loradoctor.rule import rule
 def foreign_format(checkpoint: Checkpoint) -> Iterator[Finding]:
     """The tensors are named as another tool names them.
 
-    kohya's scripts, diffusers' older processors, MLX and torchtune all call the two halves of a LoRA differently, and MLX stores
-    them transposed. Under a PEFT file name such tensors match nothing: PEFT warns about missing keys and the model answers like
-    its base.
+    kohya's scripts and ComfyUI, LyCORIS, diffusers, MLX, torchtune and llama.cpp all call the two halves of a LoRA differently; MLX
+    stores them transposed, torchtune and llama.cpp have the rows of q and k in another order, kohya's scripts take the dots out of
+    module names. PEFT matches nothing of it: it warns about missing keys, and the model answers like its base.
 
-    Load the adapter with the tool that wrote it, or convert it: names, orientation and scale, in this order.
+    Load the adapter with the tool that wrote it, or convert it: `loradoctor repair DIR --output NEW` does so where the result is
+    exactly the same update, and says what it lacks where it would have to guess (`--base` names the base model).
     """
     yield from checkpoint.reported("foreign-format")
     if checkpoint.faults_of("foreign-format"):
         return
     if checkpoint.foreign is not None:
         found, names = checkpoint.foreign
+        refusals = [refusal for plan in convert(checkpoint).values() for refusal in plan.refusals]
         yield checkpoint.finding(
             f"{counted(len(names), 'tensor')} {'is' if len(names) == 1 else 'are'} named as in {found.title}: {listed(names)}",
             key=names[0],
-            help=f"PEFT finds none of its own names and the model answers like its base: {found.way_out}",
-            data=evidence(found.name, names),
+            help=f"PEFT finds none of its own names and the model answers like its base: {found.way_out}{_conversion(refusals)}",
+            data=evidence(found.name, names, conversion=[r.what for r in refusals]),
         )
         return
     config = checkpoint.config
@@ -38,7 +42,7 @@ def foreign_format(checkpoint: Checkpoint) -> Iterator[Finding]:
             "the config is MLX's: it has `lora_parameters` instead of `peft_type` and `r`",
             "lora_parameters",
             of="config",
-            help="PEFT stops with `KeyError: 'peft_type'`: convert the config (alpha = scale x rank) and the tensors, or use it with mlx-lm",
+            help="PEFT stops with `KeyError: 'peft_type'`: use it with mlx-lm, or convert it with `loradoctor repair`",
             data=evidence("mlx", ("lora_parameters",)),
         )
         return
@@ -51,3 +55,13 @@ def foreign_format(checkpoint: Checkpoint) -> Iterator[Finding]:
             help="PEFT does not find them and the model answers like its base: append `.weight` to the names",
             data=evidence("no-weight-suffix", bare),
         )
+
+
+def _conversion(refusals: Sequence[Refusal]) -> str:
+    """What `repair` can do about it without a base."""
+    if not refusals:
+        return ". `loradoctor repair` converts it exactly"
+    first = refusals[0]
+    if first.evidence:
+        return f". `loradoctor repair` converts it when it has {first.evidence}"
+    return f". It cannot be converted exactly: {first.what}"

@@ -1,0 +1,296 @@
+"""Single files of kohya's scripts and LyCORIS: names without dots, alpha in tensors, one adapter per model of the pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loradoctor.checkpoint.convert.flat import renumbered
+from tests.checkpoint.converting import converted, drawn, loaded, plans, put, refused, torch, with_updates
+
+nn = torch.nn
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(width, width)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def forward(self, x: Any) -> Any:
+        return self.to_out[0](self.to_q(x.movedim(1, -1))).movedim(-1, 1)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.proj_in = nn.Conv2d(width, width, 1)
+        self.attn1 = Attention(width)
+
+    def forward(self, x: Any) -> Any:
+        return self.attn1(self.proj_in(self.conv1(x)))
+
+
+class Denoiser(nn.Module):
+    """Convolutions with and without a kernel, linear layers, numbered blocks."""
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.down_blocks = nn.ModuleList([Block(width), Block(width)])
+        self.double()
+
+    def forward(self, x: Any) -> Any:
+        for block in self.down_blocks:
+            x = block(x)
+        return x
+
+
+class Encoder(nn.Module):
+    def __init__(self, width: int = 10) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.double()
+
+    def forward(self, x: Any) -> Any:
+        return self.out_proj(self.q_proj(x))
+
+
+IMAGE = torch.linspace(-1, 1, 2 * 12 * 5 * 5, dtype=torch.float64).reshape(2, 12, 5, 5)
+
+
+def run(model: Any, given: Any = IMAGE) -> Any:
+    with torch.no_grad():
+        return model(given)
+
+
+def same(model: Any, adapter: Path, updates: dict[str, Any], given: Any = IMAGE) -> None:
+    plain, wanted = run(model, given), run(with_updates(model, updates), given)
+    assert (wanted - plain).abs().max() > 1e-3
+    torch.testing.assert_close(run(loaded(model, adapter), given), wanted, rtol=1e-9, atol=1e-9)
+
+
+def base(to: Path, **models: Any) -> Path:
+    """One model, or a pipeline of several."""
+    for name, model in models.items():
+        place = to if len(models) == 1 else to / name
+        put(place, "model.safetensors" if name.startswith("text") else "diffusion_pytorch_model.safetensors", model.state_dict())
+    if len(models) > 1:
+        (to / "model_index.json").write_text("{}")
+    return to
+
+
+def lora(model: Any, prefix: str, *, alpha: float | None = 2.0, ranks: tuple[int, ...] = (4, 3)) -> tuple[dict[str, Any], dict[str, Any]]:
+    """kohya's tensors for every layer, and what they add to the weights (networks/lora.py, LoRAModule.forward)."""
+    tensors: dict[str, Any] = {}
+    updates: dict[str, Any] = {}
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    for number, (name, layer) in enumerate(layers):
+        rank = ranks[number % len(ranks)]
+        weight = layer.weight
+        up = drawn(weight.shape[0], rank, *(1 for _ in weight.shape[2:]))
+        down = drawn(rank, *weight.shape[1:])
+        stem = f"{prefix}{name.replace('.', '_')}"
+        tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+        if alpha is not None:
+            tensors[f"{stem}.alpha"] = torch.tensor(alpha + number, dtype=torch.float16)
+        factor = 1.0 if alpha is None else (alpha + number) / rank
+        updates[name] = factor * up.flatten(1) @ down.flatten(1)
+    return tensors, updates
+
+
+def test_linear_and_convolution_are_the_same_function(tmp_path: Path) -> None:
+    model = Denoiser()
+    tensors, updates = lora(model, "lora_unet_")
+    source = put(tmp_path / "file", "style.safetensors", tensors)
+    result = converted(source / "style.safetensors", tmp_path / "peft", base(tmp_path / "base", unet=model))[""]
+    same(model, result, updates)
+
+
+def test_without_alpha_the_factor_is_one(tmp_path: Path) -> None:
+    model = Denoiser()
+    tensors, updates = lora(model, "lora_unet_", alpha=None)
+    source = put(tmp_path / "file", "style.safetensors", tensors)
+    where = base(tmp_path / "base", unet=model)
+    same(model, converted(source, tmp_path / "peft", where)[""], updates)
+    (plan,) = plans(source, where).values()
+    assert "no alpha" in plan.notes[0]
+
+
+def test_a_kernel_of_one_may_be_stored_as_a_matrix(tmp_path: Path) -> None:
+    model = Denoiser()
+    tensors, updates = lora(model, "lora_unet_")
+    flat = {k: v.reshape(v.shape[:2]) if v.ndim == 4 and "proj_in" in k else v for k, v in tensors.items()}
+    source = put(tmp_path / "file", "style.safetensors", flat)
+    same(model, converted(source, tmp_path / "peft", base(tmp_path / "base", unet=model))[""], updates)
+
+
+def test_every_model_of_the_pipeline_gets_its_adapter(tmp_path: Path) -> None:
+    unet, encoder = Denoiser(), Encoder()
+    (first, one), (second, two) = lora(unet, "lora_unet_"), lora(encoder, "lora_te1_")
+    source = put(tmp_path / "file", "style.safetensors", first | second)
+    where = base(tmp_path / "base", unet=unet, text_encoder=encoder, text_encoder_2=Encoder())
+    result = converted(source, tmp_path / "peft", where)
+    assert result.keys() == {"unet", "text_encoder"}
+    same(unet, result["unet"], one)
+    same(encoder, result["text_encoder"], two, torch.ones(2, 10, dtype=torch.float64))
+
+
+def test_names_of_comfyui_have_their_dots(tmp_path: Path) -> None:
+    model = Denoiser()
+    tensors, updates = lora(model, "lora_unet_", alpha=None)
+    named = dict(zip((f"{n}.{half}.weight" for n in updates for half in ("lora_A", "lora_B")), tensors.values(), strict=True))
+    source = put(tmp_path / "file", "style.safetensors", {f"diffusion_model.{k}": v for k, v in named.items()})
+    same(model, converted(source, tmp_path / "peft", base(tmp_path / "base", transformer=model))[""], updates)
+
+
+def test_flux_under_its_original_names(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"double_blocks": nn.ModuleList([nn.ModuleDict({"img_attn": nn.ModuleDict({"qkv": nn.Linear(8, 24)})})])})
+    tensors, _ = lora(model.double(), "lora_unet_")
+    source = put(tmp_path / "file", "style.safetensors", tensors)
+    weights = {f"model.diffusion_model.{k}": v for k, v in model.state_dict().items()}
+    whole = put(tmp_path / "base", "flux1-dev.safetensors", weights) / "flux1-dev.safetensors"
+    (plan,) = plans(source, whole).values()
+    assert not plan.refusals
+    assert plan.config["target_modules"] == ["double_blocks.0.img_attn.qkv"]
+
+
+def test_names_that_may_be_cut_in_two_ways_are_refused(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"a": nn.ModuleDict({"b_c": nn.Linear(4, 4)}), "a_b": nn.ModuleDict({"c": nn.Linear(4, 4)})})
+    tensors = {"lora_unet_a_b_c.lora_down.weight": drawn(2, 4), "lora_unet_a_b_c.lora_up.weight": drawn(4, 2)}
+    source = put(tmp_path / "file", "style.safetensors", tensors)
+    assert "do not single out modules" in refused(source, base(tmp_path / "base", unet=model))
+
+
+def test_without_a_base_the_dots_are_not_guessed(tmp_path: Path) -> None:
+    source = put(tmp_path / "file", "style.safetensors", lora(Denoiser(), "lora_unet_")[0])
+    assert "lost the dots" in refused(source)
+
+
+def test_another_width_than_the_base_s_is_refused(tmp_path: Path) -> None:
+    source = put(tmp_path / "file", "style.safetensors", lora(Denoiser(16), "lora_unet_")[0])
+    assert "fit no module" in refused(source, base(tmp_path / "base", unet=Denoiser()))
+
+
+@pytest.mark.parametrize(
+    ("leaf", "why"), [("lora_mid.weight", "Tucker"), ("dora_scale", "epsilon"), ("diff", "full difference"), ("diff_b", "biases")]
+)
+def test_what_peft_computes_otherwise_is_refused(tmp_path: Path, leaf: str, why: str) -> None:
+    model = Denoiser()
+    tensors, _ = lora(model, "lora_unet_")
+    tensors[f"lora_unet_down_blocks_0_conv1.{leaf}"] = drawn(4, 4, 3, 3)
+    source = put(tmp_path / "file", "style.safetensors", tensors)
+    assert why in refused(source, base(tmp_path / "base", unet=model))
+
+
+def test_a_peft_config_beside_a_file_without_alpha_is_a_contradiction(tmp_path: Path) -> None:
+    model = Denoiser()
+    tensors, _ = lora(model, "lora_unet_", alpha=None)
+    source = put(
+        tmp_path / "file", "adapter_model.safetensors", tensors, {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["q"]}
+    )
+    assert "a PEFT config lies beside" in refused(source, base(tmp_path / "base", unet=model))
+
+
+@pytest.mark.parametrize(
+    ("original", "diffusers"),
+    [
+        ("input_blocks_4_1_transformer_blocks_0_attn1_to_q", "down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"),
+        ("input_blocks_3_0_op", "down_blocks_0_downsamplers_0_conv"),
+        ("input_blocks_8_0_in_layers_2", "down_blocks_2_resnets_1_conv1"),
+        ("middle_block_1_proj_in", "mid_block_attentions_0_proj_in"),
+        ("middle_block_2_out_layers_3", "mid_block_resnets_1_conv2"),
+        ("output_blocks_5_2_conv", "up_blocks_1_upsamplers_0_conv"),
+        ("output_blocks_0_0_skip_connection", "up_blocks_0_resnets_0_conv_shortcut"),
+        ("time_embed_2", "time_embedding_linear_2"),
+        ("down_blocks_0_attentions_0_proj_in", "down_blocks_0_attentions_0_proj_in"),
+        ("input_blocks_4_7_to_q", "input_blocks_4_7_to_q"),
+    ],
+)
+def test_sdxl_s_original_names(original: str, diffusers: str) -> None:
+    assert renumbered(original) == diffusers
+
+
+# -- LyCORIS --------------------------------------------------------------------------------------------------------------------------
+
+
+def trained(algorithm: str, model: Any, to: Path, **options: Any) -> tuple[Path, Any]:
+    """A file written by LyCORIS itself, and the model it has changed."""
+    import copy
+
+    lycoris = pytest.importorskip("lycoris", exc_type=ImportError)
+    changed = copy.deepcopy(model)
+    lycoris.LycorisNetwork.apply_preset({"target_module": ["Denoiser"], "target_name": []})
+    torch.manual_seed(3)
+    network = lycoris.create_lycoris(changed, 1.0, linear_dim=2, linear_alpha=3.0, conv_dim=2, conv_alpha=3.0, algo=algorithm, **options)
+    network.apply_to()
+    network.double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, dtype=torch.float64) / 2)
+    to.mkdir(parents=True)
+    network.save_weights(str(to / "style.safetensors"), torch.float64, {})
+    return to, changed
+
+
+@pytest.mark.parametrize("options", [{}, {"use_tucker": True}])
+@pytest.mark.parametrize("algorithm", ["loha", "lokr", "locon"])
+def test_as_lycoris_computes(tmp_path: Path, algorithm: str, options: dict[str, Any]) -> None:
+    model = Denoiser()
+    source, changed = trained(algorithm, model, tmp_path / "file", **options)
+    where = base(tmp_path / "base", unet=model)
+    if algorithm == "locon" and options:
+        assert "Tucker" in refused(source, where)
+        return
+    result = converted(source, tmp_path / "peft", where)[""]
+    plain, wanted = run(model), run(changed)
+    assert (wanted - plain).abs().max() > 1e-3
+    torch.testing.assert_close(run(loaded(model, result)), wanted, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{"factor": 2}, {"factor": 3, "decompose_both": True}, {"full_matrix": True}, {"rs_lora": True}])
+def test_lokr_in_every_cut(tmp_path: Path, options: dict[str, Any]) -> None:
+    model = Denoiser(24)
+    source, changed = trained("lokr", model, tmp_path / "file", **options)
+    result = converted(source, tmp_path / "peft", base(tmp_path / "base", unet=model))[""]
+    image = torch.linspace(-1, 1, 24 * 9, dtype=torch.float64).reshape(1, 24, 3, 3)
+    torch.testing.assert_close(run(loaded(model, result), image), run(changed, image), rtol=1e-7, atol=1e-7)
+
+
+def loha(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    tensors: dict[str, Any] = {}
+    updates: dict[str, Any] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear):
+            first, second, third, fourth = drawn(12, 2), drawn(2, 12), drawn(12, 2), drawn(2, 12)
+            stem = f"lora_unet_{name.replace('.', '_')}"
+            tensors |= {f"{stem}.hada_w1_a": first, f"{stem}.hada_w1_b": second, f"{stem}.hada_w2_a": third, f"{stem}.hada_w2_b": fourth}
+            tensors[f"{stem}.alpha"] = torch.tensor(5.0)
+            updates[name] = 2.5 * (first @ second) * (third @ fourth)
+    return tensors, updates
+
+
+def test_loha_is_the_same_function(tmp_path: Path) -> None:
+    model = Denoiser()
+    tensors, updates = loha(model)
+    source = put(tmp_path / "file", "style.safetensors", tensors)
+    result = converted(source, tmp_path / "peft", base(tmp_path / "base", unet=model))[""]
+    assert json.loads((result / "adapter_config.json").read_text())["peft_type"] == "LOHA"
+    plain, wanted = run(model), run(with_updates(model, updates))
+    assert (wanted - plain).abs().max() > 1e-3
+    torch.testing.assert_close(run(loaded(model, result)), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_ia3_of_lycoris_is_refused(tmp_path: Path) -> None:
+    tensors = {}
+    for number in range(3):
+        stem = f"lora_unet_down_blocks_{number}_attn1_to_q"
+        tensors |= {f"{stem}.weight": drawn(1, 12), f"{stem}.on_input": torch.tensor(0)}
+    source = put(tmp_path / "file", "style.safetensors", tensors)
+    assert "(IA)³" in refused(source / "style.safetensors", base(tmp_path / "base", unet=Denoiser()))

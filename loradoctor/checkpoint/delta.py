@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loradoctor.checkpoint.adapter_config import AdapterConfig
     from loradoctor.checkpoint.checkpoint import Checkpoint
     from loradoctor.checkpoint.key import Key
-    from loradoctor.checkpoint.values.numbers import Bits
+    from loradoctor.checkpoint.values.bits import Bits
 
 LARGEST_RANK = 512
 """The work per element grows with the rank; beyond this the spectra of a large adapter would take minutes."""

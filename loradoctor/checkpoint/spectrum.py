@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from loradoctor.checkpoint.values.numbers import Bits
+    from loradoctor.checkpoint.values.bits import Bits
 
 T = TypeVar("T")
 

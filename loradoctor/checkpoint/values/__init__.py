@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loradoctor.checkpoint.tensor import TensorInfo
-from loradoctor.checkpoint.values.numbers import Scratch, readable
+from loradoctor.checkpoint.values.bits import Scratch, readable
 from loradoctor.checkpoint.values.reading import Factor, experts, numbers, opened, pieces, same_bytes
 from loradoctor.checkpoint.values.stats import Tally, TensorStats
 
 if TYPE_CHECKING:
-    from loradoctor.checkpoint.values.numbers import Bits
+    from loradoctor.checkpoint.values.bits import Bits
 
 __all__ = ["Factor", "TensorStats", "measure", "numbers", "readable", "same_bytes", "scan"]
 

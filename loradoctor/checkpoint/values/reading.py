@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from loradoctor.checkpoint.tensor import BITS, TensorInfo
-from loradoctor.checkpoint.values.numbers import PIECE, Scratch, integers, values
+from loradoctor.checkpoint.values.bits import PIECE, Scratch, integers, values
 
 if TYPE_CHECKING:
-    from loradoctor.checkpoint.values.numbers import Bits
+    from loradoctor.checkpoint.values.bits import Bits
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loradoctor.checkpoint.values.numbers import EXPONENT, SMALLEST_NORMAL, Scratch, doubled, finite, table, tiny, values
+from loradoctor.checkpoint.values.bits import EXPONENT, SMALLEST_NORMAL, Scratch, doubled, finite, table, tiny, values
 from loradoctor.checkpoint.values.reading import Factor
 
 if TYPE_CHECKING:
-    from loradoctor.checkpoint.values.numbers import Bits
+    from loradoctor.checkpoint.values.bits import Bits
 
 
 @dataclass(frozen=True, slots=True)

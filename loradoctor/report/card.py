@@ -12,6 +12,7 @@ from loradoctor.report.updates import updates
 _LABELS = {
     "method": "method",
     "base": "base model",
+    "fits": "fits",
     "task_type": "task type",
     "r": "rank",
     "alpha": "alpha",
@@ -102,6 +103,12 @@ def _value(label: str, value: object, depth: int = 0) -> str:
 
 def _entry(label: str, key: object, value: object, depth: int) -> str:
     return _ENTRIES.get(label, "{key}: {value}").format(key=printable(str(key)), value=_value("", value, depth + 1))
+
+
+def _names(value: object) -> str:
+    """The first few of a list: models of one shape are many."""
+    names = [printable(str(v)) for v in value] if isinstance(value, list) else []
+    return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more of that shape" if len(names) > _FEW else "")
 
 
 def _several(parts: list[str]) -> str:

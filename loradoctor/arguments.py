@@ -62,6 +62,7 @@ examples:
   loradoctor check --no-base outputs/my-lora           the files alone: fast, needs no torch
   loradoctor check --base ~/models/llama outputs/my-lora
   loradoctor check --python .venv/bin/python out       judge with that environment's PEFT
+  loradoctor check -r --no-base runs                   every adapter below, with a table at the end
   loradoctor check --target vllm --target llama.cpp out     and will they serve it as it was trained?
   loradoctor check --format json out > report.json
 """
@@ -144,6 +145,11 @@ def _lint(parser: argparse.ArgumentParser) -> None:
 
 def _check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="an adapter on disk, or ORG/NAME from the local cache")
+    many = parser.add_argument_group("many at once")
+    many.add_argument(
+        "-r", "--recursive", action="store_true", help="every adapter below the directories named, each written when it is done"
+    )
+    many.add_argument("--jobs", type=_jobs, metavar="N", help="processes for -r (default: one per processor)")
     base = parser.add_argument_group("the base model").add_mutually_exclusive_group()
     base.add_argument(
         "--base", default="auto", metavar="auto|DIR|ID", help="check against this one, or fail; auto: if it is found (default)"
@@ -159,7 +165,7 @@ def _check(parser: argparse.ArgumentParser) -> None:
     deeper.add_argument("--python", metavar="PATH", help="the interpreter whose torch, transformers and PEFT are used")
     deeper.add_argument("--timeout", type=_seconds, default=600.0, metavar="SECONDS", help="limit of that part (default: 600)")
     _selection(parser)
-    _output(parser)
+    _output(parser, (*FORMATS, "jsonl"))
 
 
 def _selection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -171,9 +177,9 @@ def _selection(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return rules
 
 
-def _output(parser: argparse.ArgumentParser) -> None:
+def _output(parser: argparse.ArgumentParser, formats: tuple[str, ...] = FORMATS) -> None:
     output = parser.add_argument_group("output")
-    output.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    output.add_argument("--format", choices=formats, default="text", help="default: text")
     output.add_argument("--output", metavar="FILE", help="write the report here instead of to standard output")
     output.add_argument(
         "--severity", choices=("error", "warning", "info"), default="warning", help="lowest severity shown (default: warning)"
@@ -190,6 +196,13 @@ def _target(text: str) -> str:
         return known([text])[0]
     except UnknownTarget as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _jobs(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
 
 
 def _seconds(text: str) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from loradoctor.arguments import parse
 from loradoctor.config import ConfigError, Settings, load
@@ -19,6 +20,8 @@ from loradoctor.report.text import Text
 
 if TYPE_CHECKING:
     from argparse import Namespace
+
+    from loradoctor.checkpoint.run import CheckOptions
 
 CLEAN, FOUND, FAILED = 0, 1, 2
 
@@ -106,11 +109,54 @@ def _check(options: Namespace) -> int:
         settings=settings,
     )
     try:
+        if options.recursive or options.format == "jsonl":
+            return _check_each(options, settings, wanted)
         with _spinner("checking against the base model") if options.base != "none" else nullcontext():
             report = check_many(options.targets, wanted)
     except TargetError as error:
         return fail(str(error))
     return _emit(options, settings, report)
+
+
+def _check_each(options: Namespace, settings: Settings, wanted: CheckOptions) -> int:
+    """Every adapter by itself, written as soon as it is done; only formats that are one document wait for the last."""
+    from loradoctor.checkpoint.layout import places
+    from loradoctor.checkpoint.many import check_below, check_each
+    from loradoctor.report.many import JsonLines, Lines, Tally
+
+    started = time.monotonic()
+    if options.recursive:
+        results = check_below(options.targets, wanted, options.jobs)
+    else:
+        results = check_each(places(options.targets, online=options.online), wanted, options.jobs)
+    if options.format in WHOLE:
+        return _emit(options, settings, Report.join(r.report for r in results))
+    show, tally = Severity(options.severity), Tally()
+    colour = wants_colour(sys.stdout.isatty() and not options.output, os.environ)
+    lines = JsonLines() if options.format == "jsonl" else Lines(show, Palette(enabled=colour)) if options.format == "text" else None
+    with _opened(options) as out:
+        for result in results:
+            outcome = tally.add(result.path, result.report)
+            if lines is not None:
+                out.write(lines.one(result.path, result.report, outcome))
+            else:
+                out.write(renderer(options.format)(result.report.with_diagnostics(result.report.at_least(show))))
+            out.flush()
+        if lines is not None and tally.adapters:
+            out.write(lines.end(tally, time.monotonic() - started))
+    if not tally.adapters:
+        return fail(f"there is no adapter below {', '.join(f'`{t}`' for t in options.targets)}")
+    return FAILED if tally.verdicts["failed"] else FOUND if tally.at_least(settings.fail_on) else CLEAN
+
+
+def _opened(options: Namespace) -> AbstractContextManager[TextIO]:
+    """Where the report goes, written piece by piece."""
+    if not options.output:
+        return nullcontext(sys.stdout)
+    try:
+        return open(options.output, "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: PTH123
+    except OSError as error:
+        raise UsageError(f"cannot write {options.output}: {error.strerror or error}") from None
 
 
 def _spinner(label: str) -> AbstractContextManager[object]:

@@ -20,7 +20,7 @@ from loradoctor.self_report import check_did_not_complete, unreadable_file
 
 _OF_TARGETS = frozenset({"LD820", "LD821"})
 
-__all__ = ["CheckOptions", "TargetError", "check", "check_many"]
+__all__ = ["CheckOptions", "TargetError", "check", "check_many", "check_place"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,11 @@ def check_many(targets: Sequence[str], options: CheckOptions | None = None) -> R
     """Check several targets; a directory that is meant twice is checked once. Raises :class:`TargetError`."""
     options = options or CheckOptions()
     found = places(targets, online=options.online)
-    return Report.join(_check(place, options) for place in found)
+    return Report.join(check_place(place, options) for place in found)
 
 
-def _check(place: Place, options: CheckOptions) -> Report:
+def check_place(place: Place, options: CheckOptions) -> Report:
+    """Check one adapter. Raises :class:`TargetError` when a base or an interpreter that was insisted on cannot be had."""
     try:
         checkpoint = replace(read(place.path, place.directory, place.weights), targets=options.targets)
     except OSError as error:

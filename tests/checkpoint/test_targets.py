@@ -117,6 +117,14 @@ TRIPPED: dict[str, tuple[Made, Made]] = {
     "bdlora": (Made({"use_bdlora": {"nblocks": 2}}), Made({"use_bdlora": None})),
     "qalora": (Made({"use_qalora": True}), Made({"use_qalora": False})),
     "further-tensors": (Made(more={f"{Q0}.lora_diag": (8,)}), Made()),
+    "fused-experts": (
+        Made({"target_parameters": ["mlp.experts.gate_up_proj"]}, halves(f"{PREFIX}.0.mlp.experts")),
+        Made(more=layers("mlp.experts.0.up_proj")),
+    ),
+    "backbone": (
+        Made(shapes={k.replace("model.model.", "model."): s for k, s in SOUND.items()}),
+        Made({"task_type": "FEATURE_EXTRACTION"}, shapes={k.replace("model.model.", "model."): s for k, s in SOUND.items()}),
+    ),
     "regex-targets": (Made({"target_modules": r".*\.(q|v)_proj"}), Made({"target_modules": "all-linear"})),
     "adapter-name": (Made(shapes={k.replace(".weight", ".poet.weight"): s for k, s in SOUND.items()}), Made()),
     "wrapper": (Made(shapes={k.replace("model.layers", "_orig_mod.model.layers"): s for k, s in SOUND.items()}), Made()),

@@ -153,6 +153,11 @@ class Facts:
         return tuple(a.module for a in self.adapted if _VISION.search(a.module))
 
     @cached_property
+    def fused(self) -> tuple[str, ...]:
+        """Adapted parameters of fused experts: their tensors stand at the module of the experts."""
+        return tuple(a.module for a in self.adapted if a.short == "experts")
+
+    @cached_property
     def layers(self) -> Mapping[str, frozenset[int]]:
         """What follows the layer number of a module (`self_attn.q_proj`) → the layers that have it."""
         found: dict[str, set[int]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 from loradoctor.checkpoint.targets.facts import Facts
@@ -12,6 +13,8 @@ from loradoctor.checkpoint.wording import counted, listed, verb
 _REWRITING = ("pissa", "olora", "corda", "loftq")
 _HALVES = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"})
 _HEADS = frozenset({"score", "classifier"})
+_BARE = re.compile(r"(?:layers|h|blocks)\.\d+\.")
+"""How module paths start in a model without a head; with one they start with `model.` or `transformer.`."""
 _OUTPUTS = frozenset({"lm_head", "embed_out", "output"})
 
 
@@ -174,6 +177,21 @@ def _vision(facts: Facts) -> Trace | None:
                  f"({listed(names, 1)})", names=names, of="weights") if names else None  # fmt: skip
 
 
+def _fused_experts(facts: Facts) -> Trace | None:
+    names = facts.fused
+    if not names:
+        return None
+    key = "target_parameters" if facts.get("target_parameters") else "target_modules"
+    return Trace(f"parameters of fused experts have LoRA halves ({listed(names, 1)})", key, names=names)
+
+
+def _backbone(facts: Facts) -> Trace | None:
+    names = tuple(a.module for a in facts.adapted if _BARE.match(a.module))
+    if not names or facts.get("task_type") in ("FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS"):
+        return None
+    return Trace(f"it was trained on a model without a head: modules are called {listed(names, 1)}", names=names, of="weights")
+
+
 def _pickle(facts: Facts) -> Trace | None:
     weights = facts.checkpoint.weights
     return Trace(f"its weights are in `{weights.name}`", of="weights") if weights is not None and weights.suffix == ".bin" else None
@@ -212,6 +230,8 @@ FEATURES: Mapping[str, Callable[[Facts], Trace | None]] = {
     "qalora": _flag("use_qalora", "it is a QALoRA adapter"),
     "further-tensors": _extras,
     "regex-targets": _regex,
+    "fused-experts": _fused_experts,
+    "backbone": _backbone,
     "adapter-name": _adapter_name,
     "wrapper": _wrapper,
     "prefix": _other_prefix,

@@ -87,6 +87,7 @@ TARGET = Target(
         "bdlora": _SHAPES,
         "qalora": _SHAPES,
         "further-tensors": _unexpected("only `lora_A` and `lora_B` are converted"),
+        "fused-experts": refuses("the conversion ends with `Can not map tensor`", MERGE, _CONVERT),
         "adapter-name": refuses("the conversion ends with `Unexpected name`", "take the adapter's name out of the keys", _CONVERT),
         "wrapper": refuses("the conversion ends with `Can not map tensor`", "take the wrapper's name out of the keys", _CONVERT),
         "vision": gets_wrong("leaves out what is not the language model's", "the conversion filters these tensors without a word",

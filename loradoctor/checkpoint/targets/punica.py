@@ -50,6 +50,7 @@ def reactions(names: str, weights: str) -> Mapping[str, Reaction]:
         "bdlora": gets_wrong("does not read `use_bdlora`", "block-diagonal halves are taken for whole ones", MERGE, names),
         "qalora": gets_wrong("does not read `use_qalora`", "its halves are taken for those of plain LoRA", MERGE, names),
         "further-tensors": left_out("these tensors", unmatched),
+        "fused-experts": left_out("the experts", unmatched),
         "adapter-name": gets_wrong("serves the base model", nothing, "take the adapter's name out of the keys", names),
         "wrapper": gets_wrong("serves the base model", nothing, "take the wrapper's name out of the keys", names),
         "prefix": gets_wrong("serves the base model", nothing, "let every key start with one `base_model.model.`", names),

@@ -134,6 +134,9 @@ TARGET = Target(
         "bdlora": _shapes("`LoRA buffer shape … does not match weight shape`"),
         "qalora": _shapes("`LoRA buffer shape … does not match weight shape`"),
         "further-tensors": _shapes("`LoRA buffer shape … does not match weight shape`: they are taken for `lora_B`"),
+        "fused-experts": refuses(
+            "`Cannot find target module name`: experts are read one by one, or fused under the names of their projections", MERGE, _POOL,
+        ),
         "regex-targets": refuses(
             "`Only 'all' or 'all-linear' can be used as the string for target module`",
             "write `target_modules` as a list of the module names that have tensors",

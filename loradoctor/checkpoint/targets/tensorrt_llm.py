@@ -70,6 +70,7 @@ TARGET = Target(
         "bdlora": gets_wrong("does not read `use_bdlora`", "block-diagonal halves are taken for whole ones", MERGE, _LOAD),
         "qalora": gets_wrong("does not read `use_qalora`", "its halves are taken for those of plain LoRA", MERGE, _LOAD),
         "further-tensors": _unsupported("only `lora_A`, `lora_B` and magnitudes are read"),
+        "fused-experts": refuses("an AssertionError, `hf_module experts is not in supported list`", MERGE, _NAMES),
         "adapter-name": refuses("a KeyError, `unsupported key … from HF LoRA weights`", "take the adapter's name out of the keys", _NAMES),
         "vision": gets_wrong("takes a module for that of the language model with the same layer number",
                              "tensors are sorted by layer number and the last names, whatever stands before", MERGE, _NAMES),

@@ -20,7 +20,7 @@ def _not_served(facts: Facts) -> Iterator[tuple[str, Trace, Reaction]]:
     """Modules beyond the table: they are looked up under the names of a Llama-like text model only."""
     embeddings = {k.module for k in facts.keys("lora_embedding_A", "lora_embedding_B")}
     names = tuple(
-        a.module for a in facts.adapted if not _SERVED.fullmatch(a.module) and a.module not in facts.vision and a.module not in embeddings
+        a.module for a in facts.adapted if not _SERVED.fullmatch(a.module) and a.module not in {*facts.vision, *facts.fused, *embeddings}
     )
     if names:
         trace = Trace(f"{counted(len(names), 'module')} {verb(len(names), 'is', 'are')} not on its list ({listed(names, 2)})", "target_modules",

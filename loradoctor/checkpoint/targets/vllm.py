@@ -76,6 +76,12 @@ TARGET = Target(
             "take the wrapper's name out of the keys",
             "vllm/lora/model_manager.py, LoRAModelManager.activate_adapter",
         ),
+        "backbone": gets_wrong(
+            "generates with the base model",
+            "the names match no module of a model with a head; only a pooling model is asked without `model.`",
+            "serve it as a pooling model, or put `model.` into the keys",
+            "vllm/lora/model_manager.py, LoRAModelManager._get_lora_layer_weights",
+        ),
         "vision": gets_wrong(
             "leaves out what is not the language model's",
             "towers and connectors are not wrapped by default, and nothing is said about their tensors",

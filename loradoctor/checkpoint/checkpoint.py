@@ -92,7 +92,10 @@ class Checkpoint:
         for key in self.keys:
             if key.role:
                 tail = key.suffix.removesuffix("weight").rstrip(".")
-                modules.setdefault(key.module, {})[f"{key.role}.{tail}" if tail else key.role] = key
+                # The adapters of several parameters of one module lie inside each other.
+                inner = f".base_layer.{key.role}" in key.name and self.method.owns(key.role)
+                place = modules.setdefault(f"{key.module}.base_layer" if inner else key.module, {})
+                place[f"{key.role}.{tail}" if tail else key.role] = key
         return modules
 
     @cached_property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.checkpoint import Checkpoint
-from loradoctor.checkpoint.methods.fitting import Fit, fit, given
+from loradoctor.checkpoint.methods.fitting import Clash, Fit, fit, given
 from loradoctor.checkpoint.methods.lora import expected_rank
 from loradoctor.checkpoint.methods.table import Layout, Part, Shapes, Table
 from loradoctor.checkpoint.methods.tables import table_of
@@ -18,12 +19,17 @@ WHOLE = frozenset({"", "base_model"})
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """``modules`` is how the tensors of each adapted module fit, ``shared`` how those of the model as a whole do."""
+    """``modules`` is how the tensors of each adapted module fit, ``shared`` how those of the model as a whole do.
+
+    ``gaps`` are tensors that a module may lack, by role, with the modules that lack them while their like in other layers do not.
+    """
 
     modules: Mapping[str, Fit]
     shared: Fit
+    gaps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 NOTHING = Structure({}, Fit())
 
 
@@ -36,9 +42,11 @@ def structure(checkpoint: Checkpoint) -> Structure:
     shapes = {m: {r: checkpoint.tensors[k.name].shape for r, k in roles.items()} for m, roles in checkpoint.by_module.items()}
     common = {role: shape for m in WHOLE for role, shape in shapes.get(m, {}).items()}
     seen: dict[object, Fit] = {}
-    modules = {}
+    modules: dict[str, Fit] = {}
+    everything: dict[str, Shapes] = {}
     for module in checkpoint.adapted:
-        own = _own(checkpoint, shapes[module]) | _borrowed(table, common, module)
+        everything[module] = _own(checkpoint, shapes[module])
+        own = {**everything[module], **_borrowed(table, common, module)}
         sizes = _sizes(table, config, module)
         memo = (tuple(own.items()), tuple(sizes.items()))
         if memo not in seen:
@@ -48,7 +56,12 @@ def structure(checkpoint: Checkpoint) -> Structure:
         found = seen[memo]
         problems = tuple(table.judge(config, module, own, found.sizes)) if not found.clashes else ()
         modules[module] = replace(found, problems=problems) if problems else found
-    return Structure(modules, _shared(table, config, common))
+    for module, clash in _turned_among_peers(everything, dense=table.dense).items():
+        if not modules[module].clashes:
+            modules[module] = replace(modules[module], clashes=(clash,), turned=(clash.role,))
+    whole = _shared(table, config, common)
+    counted = tuple(table.judge_all(config, everything, common))
+    return Structure(modules, replace(whole, problems=counted) if counted else whole, _gaps(table, config, shapes, checkpoint.adapted))
 
 
 def _own(checkpoint: Checkpoint, shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -67,6 +80,47 @@ def _borrowed(table: Table, common: Shapes, module: str) -> dict[str, tuple[int,
     """The shared tensors of the category that ``module`` belongs to."""
     names = {stem: f"{stem}.{table.category(module)}" for stem in table.by_category}
     return {stem: common[name] for stem, name in names.items() if name in common}
+
+
+def _template(module: str) -> str:
+    """The module's path with ``*`` for its numbers: its like in other layers have the same."""
+    return _NUMBER.sub("*", module)
+
+
+def _turned_among_peers(modules: Mapping[str, Shapes], *, dense: bool) -> dict[str, Clash]:
+    """Tensors whose axes are in another order than those of their like in most other layers.
+
+    In a ``dense`` method a layer that goes the other way has all its tensors turned; there one must be as usual.
+    """
+    groups: dict[tuple[str, str], dict[tuple[int, ...], list[str]]] = {}
+    for module, shapes in modules.items():
+        template = _template(module)
+        for role, shape in shapes.items():
+            if len(shape) > 1:
+                groups.setdefault((template, role), {}).setdefault(shape, []).append(module)
+    usual = {group: max(by_shape, key=lambda shape: len(by_shape[shape])) for group, by_shape in groups.items()}
+    found = {}
+    for (template, role), by_shape in groups.items():
+        for shape, names in by_shape.items() if len(by_shape) > 1 else ():
+            wanted = usual[template, role]
+            if shape == wanted or sorted(shape) != sorted(wanted):
+                continue
+            for name in names:
+                others = [(r, s) for r, s in modules[name].items() if r != role and len(s) > 1]
+                if not dense or any(usual[template, r] == s and s[0] != s[-1] for r, s in others):
+                    found[name] = Clash(role, shape, str(list(wanted)))
+    return found
+
+
+def _gaps(table: Table, config: AdapterConfig, shapes: Mapping[str, Shapes], adapted: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    layouts = (*table.layouts, *table.layouts_for(config, frozenset()))
+    loose = {role for layout in layouts for role, part in layout.parts.items() if part.optional} | {"base_layer.bias"}
+    found = {}
+    for role in loose:
+        having = {_template(m) for m in adapted if role in shapes[m]}
+        if lacking := tuple(m for m in adapted if role not in shapes[m] and _template(m) in having):
+            found[role] = lacking
+    return found
 
 
 def _shared(table: Table, config: AdapterConfig, common: Shapes) -> Fit:

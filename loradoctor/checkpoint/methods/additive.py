@@ -88,6 +88,7 @@ GLORA = Table(
     given=(Parameter("r", "r", 8),),
     layouts_for=_glora,
     tails={"glora_": "X|Xd|Xu|zeros"},
+    dense=True,
     identity={f"glora_{path}.{x}": 0.0 for path in "ABCDE" for x in ("Xd", "X")},
 )
 

@@ -76,8 +76,7 @@ def _against(layout: Layout, config: AdapterConfig, shapes: Shapes, sizes: Given
     there = {role: parts[role].shape for role in shapes if role in parts}
     clashes, solved = solve(there, shapes, _values(sizes))
     off = [(role, switch) for role in there if (switch := parts[role].switch) is not None and not switch.holds(config)]
-    if layout.switch is not None and not layout.switch.holds(config):
-        off.append((next(iter(parts)), layout.switch))
+    off += [(next(iter(parts)), switch) for switch in layout.switches if not switch.holds(config)]
     return Fit(
         missing=tuple(role for role, part in parts.items() if role not in shapes and part.switch is None and not part.optional),
         strange=tuple(role for role in shapes if role not in parts),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.methods.dims import IN, OUT, R, name
-from loradoctor.checkpoint.methods.table import Layout, Parameter, Part, Problem, Shapes, Switch, Table, each, part
+from loradoctor.checkpoint.methods.table import Layout, Parameter, Problem, Shapes, Switch, Table, each, part
 
 _RANK = Parameter("r", "r", 8, pattern="rank_pattern")
 _HEIGHT, _WIDTH = name("height"), name("width")
@@ -31,8 +31,7 @@ LOHA = Table(
                 hada_w2_a=part(R, OUT),
                 hada_w2_b=part(R, IN),
             ),
-            "kernels apart",
-            _EFFECTIVE,
+            (_EFFECTIVE,),
         ),
     ),
 )
@@ -42,23 +41,20 @@ HIRA = Table(
     given=(Parameter("r", "r", 32),),
     layouts=(
         Layout(each(hira_A=part(R, IN, ...), hira_B=part(OUT, R, ...))),
-        Layout(each(hira_embedding_A=part(R, IN), hira_embedding_B=part(OUT, R)), "embedding"),
+        Layout(each(hira_embedding_A=part(R, IN), hira_embedding_B=part(OUT, R))),
     ),
 )
 
 _BOTH = Switch("decompose_both", title="two factors of the first matrix")
 _FIRST_OUT, _FIRST_IN, _SECOND_OUT, _SECOND_IN = name("out1"), name("in1"), name("out2"), name("in2")
-_FIRST: tuple[dict[str, Part], ...] = (
-    each(lokr_w1=part(_FIRST_OUT, _FIRST_IN)),
-    each(lokr_w1_a=part(_FIRST_OUT, R, switch=_BOTH), lokr_w1_b=part(R, _FIRST_IN, switch=_BOTH)),
+_FIRST = (
+    Layout(each(lokr_w1=part(_FIRST_OUT, _FIRST_IN))),
+    Layout(each(lokr_w1_a=part(_FIRST_OUT, R), lokr_w1_b=part(R, _FIRST_IN)), (_BOTH,)),
 )
-_SECOND: tuple[tuple[dict[str, Part], Switch | None], ...] = (
-    (each(lokr_w2=part(_SECOND_OUT, _SECOND_IN, ...)), None),
-    (each(lokr_w2_a=part(_SECOND_OUT, R), lokr_w2_b=part(R, _SECOND_IN)), None),
-    (
-        each(lokr_t2=part(R, R, _HEIGHT, _WIDTH), lokr_w2_a=part(R, _SECOND_OUT), lokr_w2_b=part(R, _SECOND_IN)),
-        _EFFECTIVE,
-    ),
+_SECOND = (
+    Layout(each(lokr_w2=part(_SECOND_OUT, _SECOND_IN, ...))),
+    Layout(each(lokr_w2_a=part(_SECOND_OUT, R), lokr_w2_b=part(R, _SECOND_IN))),
+    Layout(each(lokr_t2=part(R, R, _HEIGHT, _WIDTH), lokr_w2_a=part(R, _SECOND_OUT), lokr_w2_b=part(R, _SECOND_IN)), (_EFFECTIVE,)),
 )
 
 
@@ -100,6 +96,7 @@ def _lokr(config: AdapterConfig, module: str, shapes: Shapes, sizes: Mapping[str
 
 LOKR = Table(
     given=(_RANK,),
-    layouts=tuple(Layout({**first, **second}, switch=switch) for first in _FIRST for second, switch in _SECOND),
+    layouts=tuple(Layout({**a.parts, **b.parts}, a.switches + b.switches) for a in _FIRST for b in _SECOND),
     judge=_lokr,
+    dense=True,
 )

@@ -36,7 +36,6 @@ _LINEAR = Layout({"lora_A": part(R, IN), "lora_B": part(OUT, R), **_variants(par
 # A grouped convolution divides the columns of B; groups are the base model's to know.
 _CONVOLUTION = Layout(
     {"lora_A": part(R, IN, ...), "lora_B": part(OUT, R / name("groups"), ...), **_variants(part(1, OUT, ..., switch=_DORA))},
-    "convolution",
 )
 _EMBEDDING = Layout(
     {
@@ -44,7 +43,6 @@ _EMBEDDING = Layout(
         "lora_embedding_B": part(OUT, R),
         "lora_magnitude_vector": part(OUT, switch=_DORA),
     },
-    "embedding",
 )
 
 
@@ -53,9 +51,9 @@ def _special(config: AdapterConfig, _: Roles) -> tuple[Layout, ...]:
     found: list[Layout] = []
     if config.get("target_parameters"):
         stacked = R * name("experts")
-        found.append(Layout({"lora_A": part(stacked, IN), "lora_B": part(OUT, stacked)}, "fused experts"))
+        found.append(Layout({"lora_A": part(stacked, IN), "lora_B": part(OUT, stacked)}))
     if config.get("use_bdlora"):
-        found.append(Layout({"lora_A": part(R, IN), "lora_B": part(OUT, R / name("blocks"))}, "block-diagonal B"))
+        found.append(Layout({"lora_A": part(R, IN), "lora_B": part(OUT, R / name("blocks"))}))
     return tuple(found)
 
 

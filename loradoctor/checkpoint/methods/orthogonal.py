@@ -57,7 +57,7 @@ BOFT = Table(
     given=(Parameter("block", "boft_block_size", 4), Parameter("blocks", "boft_block_num", 0)),
     layouts=(
         Layout(each(boft_R=part(name("factors"), _BLOCKS, _B, _B), boft_s=part(OUT, 1))),
-        Layout(each(boft_R=part(name("factors"), _BLOCKS, _B, _B), boft_s=part(1, OUT)), "convolution"),
+        Layout(each(boft_R=part(name("factors"), _BLOCKS, _B, _B), boft_s=part(1, OUT))),
     ),
     identity={"boft_R": 0.0, "boft_s": 1.0},
 )

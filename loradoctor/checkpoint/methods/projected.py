@@ -5,8 +5,24 @@ Shapes: `update_layer` in peft/tuners/{vera,pvera,randlora,tinylora,unilora,vblo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+
+from loradoctor.checkpoint.adapter_config import AdapterConfig, number
 from loradoctor.checkpoint.methods.dims import IN, OUT, Formula, R, name
-from loradoctor.checkpoint.methods.table import Layout, Parameter, Switch, Table, each, part
+from loradoctor.checkpoint.methods.table import Layout, Parameter, Problem, Shapes, Switch, Table, each, part
+
+
+def _large_enough(tall: str, rows: str) -> Callable[[AdapterConfig, Mapping[str, Shapes], Shapes], Iterator[Problem]]:
+    """PEFT cuts every module's projection out of the shared one, which is therefore as tall as the tallest module (vera/layer.py)."""
+
+    def judge(_: AdapterConfig, modules: Mapping[str, Shapes], common: Shapes) -> Iterator[Problem]:
+        height = next(iter(common.get(tall, ())), None)
+        heights = {shapes[rows][0] for shapes in modules.values() if shapes.get(rows)}
+        if height is not None and heights and max(heights) > height:
+            yield Problem("", f"`{tall}` has {height} rows, but a module has {max(heights)} outputs")
+
+    return judge
+
 
 _SAVED = Switch("save_projection", default=True, title="the shared projections")
 _WIDE, _TALL = name("widest"), name("tallest")
@@ -15,12 +31,14 @@ VERA = Table(
     given=(Parameter("r", "r", 256),),
     layouts=(Layout(each(vera_lambda_b=part(OUT), vera_lambda_d=part(R))),),
     shared=each(vera_A=part(R, _WIDE, switch=_SAVED), vera_B=part(_TALL, R, switch=_SAVED)),
+    judge_all=_large_enough("vera_B", "vera_lambda_b"),
 )
 
 PVERA = Table(
     given=(Parameter("r", "r", 256),),
     layouts=(Layout(each(pvera_lambda_b=part(OUT), pvera_lambda_d=part(2 * R))),),
     shared=each(pvera_A=part(2 * R, _WIDE, switch=_SAVED), pvera_B=part(_TALL, R, switch=_SAVED)),
+    judge_all=_large_enough("pvera_B", "pvera_lambda_b"),
 )
 
 _BASES = Formula("min(in, out)/r", ("least", "r"), lambda least, r: -(-least // r) if r else None)
@@ -44,6 +62,23 @@ RANDLORA = Table(
 _FITTING = Formula("min(r, in, out)", ("r", "in", "out"), min)
 _U = name("u")
 
+
+def _groups(config: AdapterConfig, modules: Mapping[str, Shapes], common: Shapes) -> Iterator[Problem]:
+    """One trained vector per group of modules; `weight_tying` says how many groups (tinylora/model.py, `_create_and_replace`)."""
+    tying = number(config.get("weight_tying", 0.0))
+    if tying is None or not 0 <= tying <= 1 or not modules:
+        return
+    wanted = max(1, round(len(modules) * (1.0 - tying)))
+    size = max(1, len(modules) // wanted)
+    used = {min(index // size, wanted - 1) for index in range(len(modules))}
+    found = {role for role in common if role.startswith("tinylora_v.")}
+    if len(found) != len(used):
+        yield Problem(
+            "weight_tying",
+            f"`weight_tying` {tying:g} gives {len(modules)} modules {len(used)} vectors `tinylora_v`, the file has {len(found)}",
+        )
+
+
 TINYLORA = Table(
     given=(Parameter("r", "r", 2), Parameter("u", "u", 64)),
     layouts=(
@@ -57,10 +92,17 @@ TINYLORA = Table(
     ),
     numbered={"tinylora_v": part(_U)},
     tails={"tinylora_v": r"\d+"},
+    judge_all=_groups,
     identity={"tinylora_v": 0.0},
 )
 
 _INDICES = Switch("save_indices", title="the indices into the shared vector")
+
+
+def _indices(config: AdapterConfig, modules: Mapping[str, Shapes], _: Shapes) -> Iterator[Problem]:
+    if config.flag("save_indices") and not modules:
+        yield Problem("save_indices", "`save_indices` is set, but the file has no indices")
+
 
 UNILORA = Table(
     given=(Parameter("r", "r", 4), Parameter("length", "theta_d_length", 256)),
@@ -75,10 +117,9 @@ UNILORA = Table(
         ),
     ),
     shared=each(unilora_theta_d=part(name("length"))),
+    judge_all=_indices,
 )
 
-_WHOLE = Switch("save_only_topk_weights", on=lambda value: not value, title="all logits")
-_TOPK = Switch("save_only_topk_weights", title="the largest weights only")
 _VECTORS, _LENGTH, _K = name("vectors"), name("length"), name("topk")
 _K_LESS_1 = Formula("topk-1", ("topk",), lambda k: k - 1)
 _ROWS, _COLUMNS = name("out/length"), name("in/length")
@@ -88,18 +129,18 @@ VBLORA = Table(
         Parameter("r", "r", 4),
         Parameter("vectors", "num_vectors", 256),
         Parameter("length", "vector_length", 256),
-        Parameter("topk", "topk", 2),
     ),
     layouts=(
+        Layout(each(vblora_logits_A=part(R, _COLUMNS, _VECTORS), vblora_logits_B=part(_ROWS, R, _VECTORS))),
         Layout(
             each(
-                vblora_logits_A=part(R, _COLUMNS, _VECTORS, switch=_WHOLE),
-                vblora_logits_B=part(_ROWS, R, _VECTORS, switch=_WHOLE),
-                vblora_logits_A_topk_indices=part(R, _COLUMNS, _K, switch=_TOPK),
-                vblora_logits_A_topk_weights=part(R, _COLUMNS, _K_LESS_1, switch=_TOPK),
-                vblora_logits_B_topk_indices=part(_ROWS, R, _K, switch=_TOPK),
-                vblora_logits_B_topk_weights=part(_ROWS, R, _K_LESS_1, switch=_TOPK),
-            )
+                vblora_logits_A_topk_indices=part(R, _COLUMNS, _K),
+                vblora_logits_A_topk_weights=part(R, _COLUMNS, _K_LESS_1),
+                vblora_logits_B_topk_indices=part(_ROWS, R, _K),
+                vblora_logits_B_topk_weights=part(_ROWS, R, _K_LESS_1),
+            ),
+            # All logits are read whatever the config says, these only with it.
+            (Switch("save_only_topk_weights", title="only the largest weights"),),
         ),
     ),
     shared=each(vblora_vector_bank=part(_VECTORS, _LENGTH)),

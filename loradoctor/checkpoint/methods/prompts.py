@@ -5,9 +5,11 @@ Shapes: peft/peft_model.py (`get_prompt_embedding_to_save`), peft/tuners/*prompt
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.methods.dims import Product, name
-from loradoctor.checkpoint.methods.table import Layout, Parameter, Part, Roles, Table, each, part
+from loradoctor.checkpoint.methods.table import Layout, Parameter, Part, Problem, Roles, Shapes, Table, each, part
 
 _NEVER = "a prompt has no weights to be folded into"
 _TOKENS, _DIM, _LAYERS, _MODULES = name("tokens"), name("dim"), name("layers"), name("submodules")
@@ -26,8 +28,12 @@ def _prompt(parts: dict[str, Part], *more: Parameter) -> Table:
 
 PROMPT_TUNING = _prompt(each(prompt_embeddings=part(_ROWS, _DIM)))
 P_TUNING = PROMPT_TUNING
-# Keys and values of every layer in one row; `token_dim` is the width of the keys.
-PREFIX_TUNING = _prompt(each(prompt_embeddings=part(_TOKENS, 2 * _LAYERS * _DIM)))
+# Keys and values of every layer in one row. Their width PEFT takes from the base, whatever `token_dim` says.
+PREFIX_TUNING = Table(
+    given=tuple(p for p in _GIVEN if p.symbol in ("tokens", "layers")),
+    shared=each(prompt_embeddings=part(_TOKENS, 2 * _LAYERS * name("width"))),
+    merges=_NEVER,
+)
 CARTRIDGE = PREFIX_TUNING
 MULTITASK_PROMPT_TUNING = _prompt(
     each(
@@ -46,10 +52,18 @@ def _cpt(config: AdapterConfig, _: Roles) -> dict[str, Part]:
     return {"prompt_embeddings": part(len(tokens) if isinstance(tokens, list) else _TOKENS, _DIM)}
 
 
-CPT = Table(given=(Parameter("dim", "token_dim"),), shared_for=_cpt, merges=_NEVER)
+CPT = Table(shared_for=_cpt, merges=_NEVER)
+
+
+def _layers(config: AdapterConfig, modules: Mapping[str, Shapes], _: Shapes) -> Iterator[Problem]:
+    wanted = config.get("adapter_layers")
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0 and modules and len(modules) != wanted:
+        yield Problem("adapter_layers", f"`adapter_layers` says {wanted}, but the file has prompts for {len(modules)}")
+
 
 ADAPTION_PROMPT = Table(
     given=(Parameter("length", "adapter_len"),),
+    judge_all=_layers,
     layouts=(Layout(each(adaption_prompt=part(1, name("length"), _DIM), adaption_gate=part(1))),),
     merges=_NEVER,
 )

@@ -28,4 +28,5 @@ _B = name("block")
 C3A = Table(
     given=(Parameter("block", "block_size", 256, pattern="block_size_pattern"),),
     layouts=(Layout(each(c3a_kernel=part(OUT / _B, IN / _B, _B))),),
+    dense=True,
 )

@@ -41,11 +41,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The tensors that come together, by role; ``title`` tells the layouts of a method apart. ``switch`` is what allows this one."""
+    """The tensors that come together, by role. ``switches`` are the settings that allow a layout which the base model may ask for."""
 
     parts: Mapping[str, Part]
-    title: str = ""
-    switch: Switch | None = None
+    switches: tuple[Switch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +89,10 @@ def _no_problem(_: AdapterConfig, __: str, ___: Shapes, ____: Mapping[str, int])
     return iter(())
 
 
+def _no_count(_: AdapterConfig, __: Mapping[str, Shapes], ___: Shapes) -> Iterator[Problem]:
+    return iter(())
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A method's tensors.
@@ -99,7 +102,8 @@ class Table:
     tensors of the model as a whole, ``numbered`` those of which there are several, ``by_category`` those that the modules of a
     ``category`` share; shared tensors whose role starts with one of ``free`` are a model of their own. ``tails`` are the endings that
     belong to a role (by how it starts, as a pattern) where they are more than `weight`; anything before them is an adapter's name.
-    ``judge`` knows what no shape expresses.
+    ``judge`` knows what no shape of a module expresses, ``judge_all`` (of the shapes by module, and the shared ones) what no module
+    does. In ``dense`` tensors two axes are the base's, so that the transpose of one may be another layer's.
 
     ``merges`` is empty when PEFT folds the adapter into the base weights, else why it does not. ``rebuilt`` says that PEFT computes
     a part of the adapter from the base weights on load, so that another base gives another adapter without a word. ``identity`` is
@@ -117,6 +121,8 @@ class Table:
     free: tuple[str, ...] = ()
     tails: Mapping[str, str] = field(default_factory=dict)
     judge: Callable[[AdapterConfig, str, Shapes, Mapping[str, int]], Iterator[Problem]] = _no_problem
+    judge_all: Callable[[AdapterConfig, Mapping[str, Shapes], Shapes], Iterator[Problem]] = _no_count
+    dense: bool = False
     merges: str = ""
     rebuilt: bool = False
     identity: Mapping[str, float] = field(default_factory=dict)

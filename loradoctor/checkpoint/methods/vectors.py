@@ -38,9 +38,9 @@ def _ia3(config: AdapterConfig, module: str, shapes: Shapes, _: Mapping[str, int
 IA3 = Table(
     layouts=(
         Layout(each(ia3_l=part(OUT, 1))),
-        Layout(each(ia3_l=part(1, IN)), "feed-forward"),
-        Layout(each(ia3_l=part(1, OUT, 1, 1)), "convolution"),
-        Layout(each(ia3_l=part(1, OUT, 1, 1, 1)), "convolution"),
+        Layout(each(ia3_l=part(1, IN))),
+        Layout(each(ia3_l=part(1, OUT, 1, 1))),
+        Layout(each(ia3_l=part(1, OUT, 1, 1, 1))),
     ),
     judge=_ia3,
 )

@@ -78,8 +78,10 @@ def _switches(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding
             f"{_value(config, switch)} rules out: {listed(names)}",
             switch.field,
             of="config",
-            severity=Severity.WARNING if switch.field in _REMADE else Severity.ERROR,
-            help="PEFT drops them silently or stops: set the field as it was in training",
+            severity=Severity.INFO if switch.field in _SEEDED else Severity.ERROR,
+            help="PEFT makes them again from the seed"
+            if switch.field in _SEEDED
+            else "PEFT drops them silently or stops: set the field as it was in training",
             data=evidence("flag-lost", names, flag=switch.field),
         )
     for switch, modules in lost.items():
@@ -118,7 +120,8 @@ def _first(checkpoint: Checkpoint, role: str) -> str:
 
 
 _REMADE = frozenset({"save_indices", "save_precomputed_indices"})
-"""What these leave out PEFT makes again, the same on the same base."""
+_SEEDED = _REMADE | {"save_projection"}
+"""What these leave out PEFT makes again, the same from the same seed on the same base; it stops when a projection is promised and missing."""
 
 
 def _value(config: AdapterConfig, switch: Switch) -> str:

@@ -38,8 +38,7 @@ def missing_tensors(checkpoint: Checkpoint) -> Iterator[Finding]:
     elif checkpoint.comparable is not None:
         if checkpoint.method.peft_type == "ADALORA":
             yield from _without_e(checkpoint)
-        elif not checkpoint.method.low_rank:
-            yield from _incomplete(checkpoint)
+        yield from _incomplete(checkpoint)
         yield from _grid(checkpoint, config)
         yield from _experts(checkpoint)
 
@@ -74,8 +73,8 @@ def _incomplete(checkpoint: Checkpoint) -> Iterator[Finding]:
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for module, fit in checkpoint.structure.modules.items():
         there = checkpoint.by_module[module]
-        if fit.strange:
-            continue  # LD612: the tensors are those of another variant
+        if fit.strange or checkpoint.method.low_rank:
+            continue  # LD612: the tensors are those of another variant; LD607
         if lost := tuple(role for role in fit.missing if partner(role) not in there):
             groups[lost].append(module)
     for roles, modules in groups.items():
@@ -86,6 +85,15 @@ def _incomplete(checkpoint: Checkpoint) -> Iterator[Finding]:
             "save the adapter again",
             data=evidence("part", modules, roles=list(roles)),
         )
+    yield from _biases(checkpoint)
+    for role, lacking in checkpoint.structure.gaps.items():
+        yield checkpoint.finding(
+            f"{counted(len(lacking), 'module')} {verb(len(lacking), 'lacks', 'lack')} `{role}`, which the same module of other layers "
+            f"has: {listed(lacking)}",
+            key=next(iter(checkpoint.by_module[lacking[0]].values())).name,
+            help="it stays as it is in the base, and the model differs from the trained one: save the adapter again",
+            data=evidence("gap", lacking, roles=[role]),
+        )
     whole = checkpoint.structure.shared.missing
     if whole:
         yield checkpoint.finding(
@@ -93,6 +101,20 @@ def _incomplete(checkpoint: Checkpoint) -> Iterator[Finding]:
             key=next(iter(checkpoint.tensors)),
             help="PEFT stops with an error or starts from a random one: save the adapter again",
             data=evidence("shared-part", whole),
+        )
+
+
+def _biases(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """With `bias` "all" every bias of the base is in the file; one that most layers have and one has not was lost."""
+    if checkpoint.config is None or checkpoint.config.get("bias") != "all":
+        return
+    lost = [f"{m}.bias" for hole in holes(k.module for k in checkpoint.keys if not k.role and k.suffix == "bias") for m in hole.modules]
+    if lost:
+        yield checkpoint.finding(
+            f'`bias` is "all", but the file lacks {listed(lost)}, which other layers have',
+            key=next(k.name for k in checkpoint.keys if not k.role and k.suffix == "bias"),
+            help="the base model's own bias stays, and the model differs from the trained one: save the adapter again",
+            data=evidence("bias", lost),
         )
 
 

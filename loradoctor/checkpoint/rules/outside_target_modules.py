@@ -63,4 +63,4 @@ def outside_target_modules(checkpoint: Checkpoint) -> Iterator[Finding]:
 def _targeted(checkpoint: Checkpoint, module: str) -> str:
     """The module that has to be named: `nn.MultiheadAttention` is adapted together with its `out_proj`."""
     inside = any(".base_layer.out_proj." in key.name for key in checkpoint.by_module[module].values())
-    return module.removesuffix(".out_proj") if inside else module
+    return module.removesuffix(".out_proj") if inside else module.removesuffix(".base_layer")

@@ -86,7 +86,7 @@ def _shapes(checkpoint: Checkpoint, told: set[str]) -> Iterator[Finding]:
     groups: dict[tuple[str, str, object], list[str]] = defaultdict(list)
     whole = {"": found.shared, **found.modules}
     for module, fit in whole.items():
-        if module in told or (fit.turned and (module == "" or not checkpoint.method.low_rank)) or _empty(fit):
+        if module in told or (fit.turned and not fit.problems) or _empty(fit):
             continue
         for reason in _reasons(fit):
             groups[reason].append(module)

@@ -27,6 +27,15 @@ def tokens_beyond_vocabulary(checkpoint: Checkpoint) -> Iterator[Finding]:
     Restore the list as it was in training. For added tokens resize the base's embeddings and train or save them with the adapter.
     """
     wanted = _indices(checkpoint)
+    rows = [k for k in checkpoint.keys if k.role == "trainable_tokens_delta"]
+    if checkpoint.comparable is not None and any(wanted.values()) and not rows:
+        yield checkpoint.finding(
+            f"`{_field(checkpoint)}` names trained tokens, but the file has no `trainable_tokens_delta`",
+            _field(checkpoint),
+            of="config",
+            help="PEFT stops with a KeyError: save the adapter again, or remove the field when no tokens were trained",
+            data={"cause": "rows-missing"},
+        )
     yield from _counts(checkpoint, wanted)
     vocabulary = checkpoint.evidence.vocabulary if checkpoint.evidence is not None else None
     if vocabulary is None:

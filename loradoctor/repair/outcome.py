@@ -14,6 +14,10 @@ REPORT = "repair-report.json"
 _SHOWN = 3
 """Tensors of one kind of change that the text names; the JSON has them all."""
 
+_FIELDS = 10
+_TELLING = frozenset({"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_dora", "use_rslora"})
+"""Of a config that is written anew, the fields that a reader wants to see; up to ``_FIELDS`` changes are all shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -89,10 +93,12 @@ def _lines(outcome: Outcome) -> Iterator[str]:
         "refused": f"{outcome.path}: not repaired, nothing was written",
         "not-proved": f"{outcome.path}: not repaired, the result could not be proved right",
     }[outcome.status]
-    for refusal in plan.refusals:
+    for refusal in plan.refusals[:_SHOWN]:
         yield f"  cannot: {refusal.what}"
         if refusal.evidence:
             yield f"     what would decide: {refusal.evidence}"
+    if len(plan.refusals) > _SHOWN:
+        yield f"  and {len(plan.refusals) - _SHOWN} more reasons"
     if outcome.status in ("repaired", "planned", "not-proved"):
         yield from _changes(plan, outcome.left)
     for note in plan.notes:
@@ -117,8 +123,12 @@ def _changes(plan: Plan, left: Sequence[Drop]) -> Iterator[str]:
             yield f"      {before} -> {one.target}" if before != one.target else f"      {one.target}"
         if len(steps) > _SHOWN:
             yield f"      and {len(steps) - _SHOWN} more"
-    for step in plan.config_steps:
+    many = len(plan.config_steps) > _FIELDS
+    shown = [step for step in plan.config_steps if not many or step.field in _TELLING]
+    for step in shown:
         yield f"  config: {step.field}: {_shown(step.old)} -> {_shown(step.new)} ({step.why})"
+    if many:
+        yield f"  config: and {len(plan.config_steps) - len(shown)} more fields, which `{REPORT}` lists"
     for drop in (*plan.drops, *left):
         yield f"  left out: {drop.name} ({drop.why})"
 

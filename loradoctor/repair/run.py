@@ -23,6 +23,7 @@ from loradoctor.repair.arrays import Inexact
 from loradoctor.repair.outcome import REPORT, Outcome, as_json
 from loradoctor.repair.plan import Plan, Refusal
 from loradoctor.repair.source import Source, opened
+from loradoctor.repair.steps.names import lower_case
 from loradoctor.repair.wishes import Wishes
 from loradoctor.repair.write import carry, write
 
@@ -46,6 +47,9 @@ def repair(target: str, options: RepairOptions) -> list[Outcome]:
     Raises :class:`TargetError` when the target, the output or the base cannot be what they are said to be.
     """
     place = _place(target, options)
+    initial = options.wishes.initial
+    if initial is not None and not Path(initial).is_dir():
+        raise TargetError(f"the initial adapter `{initial}` is not a directory")
     if options.output:
         _free(Path(options.output), place.directory)
     try:
@@ -79,22 +83,31 @@ def _free(output: Path, source: Path) -> None:
 
 def _conversions(source: Source, options: RepairOptions) -> dict[str, Plan]:
     """The plans to begin with: what was read, or its conversion when it is another tool's."""
-    if source.checkpoint.foreign is None:
+    if source.checkpoint.foreign is None or lower_case(source.checkpoint):
         return {"": source.plan}
     from loradoctor.checkpoint.convert import convert
 
-    base = Path(options.base) if options.base not in ("auto", "none") and Path(options.base).exists() else None
-    found = dict(convert(source.checkpoint, base))
+    found = dict(convert(source.checkpoint, _described(source, options)))
     if not found:
         return {"": source.plan}
     return {below: replace(plan, files=(*source.plan.files, *plan.files)) for below, plan in found.items()}
+
+
+def _described(source: Source, options: RepairOptions) -> Path | None:
+    """Where the base's names and shapes can be read: a model's directory, a pipeline's, or a single file."""
+    if options.base == "none":
+        return None
+    if Path(options.base).exists():
+        return Path(options.base)
+    found, _ = _base(source, options, "")
+    return Path(found) if found is not None and Path(found).is_dir() else None
 
 
 def _one(source: Source, options: RepairOptions, below: str) -> Outcome:
     shown = source.checkpoint.path
     output = str(Path(options.output) / below) if below else options.output
     with _staging(options, below) as staging:
-        base, why_not = _base(source, options)
+        base, why_not = _base(source, options, below)
         plan = planner.make(source.plan, source.checkpoint, options.wishes)
         if base is not None and plan.tensors and plan.config:
             plan = _on_base(source, plan, options, staging, base)
@@ -166,11 +179,18 @@ def _staging(options: RepairOptions, below: str) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _base(source: Source, options: RepairOptions) -> tuple[str | None, str]:
-    if options.base == "none":
-        return None, "`--no-base`"
+def _base(source: Source, options: RepairOptions, below: str) -> tuple[str | None, str]:
+    """The base that PEFT can be asked about, or None and why not; of a pipeline the model that the adapter in ``below`` is for."""
     from loradoctor.checkpoint.base import find
 
+    asked = Path(options.base)
+    if options.base == "none":
+        return None, "`--no-base`"
+    if source.checkpoint.foreign is not None and asked.exists():
+        asked = asked / below
+        if not (asked / "config.json").is_file():
+            return None, f"`{asked}` is no model that PEFT could load the result onto"
+        return str(asked.resolve()), ""
     return find(source.checkpoint, _options(options, options.base))
 
 
@@ -214,14 +234,17 @@ def _prove(
     proofs = [proof.stored(plan, result), proof.updates(plan, written)]
     report = check(str(result), _options(options, base or "none"))
     errors = report.at_least(Severity.ERROR)
+    incomplete = [d for d in errors if d.code == "LD002"]
     structural = [d for d in errors if d.code.startswith(("LD5", "LD6"))]
     seen = "`check`" if base is not None else "`check --no-base`"
     if structural:
         proofs.append(proof.Proof("check", proof.FAILED, "; ".join(f"{d.code} {d.message}" for d in structural[:3])))
+    elif incomplete:
+        proofs.append(proof.Proof("check", proof.NOT_RUN, incomplete[0].message))
     else:
         proofs.append(proof.Proof("check", proof.PASSED, f"{seen} finds no error in files, config, keys and shapes"))
     proofs.append(_asked(plan, written, options, base) if base is not None else proof.Proof("peft", proof.NOT_RUN, why_not))
-    return tuple(proofs), tuple(f"{d.code} {d.message}" for d in errors if d not in structural)
+    return tuple(proofs), tuple(f"{d.code} {d.message}" for d in errors if d not in (*structural, *incomplete))
 
 
 def _asked(plan: Plan, written: Checkpoint, options: RepairOptions, base: str) -> proof.Proof:

@@ -88,7 +88,7 @@ def _weights(checkpoint: Checkpoint) -> _Found:
         return _again(path, other, f"`{path.name}` has the wrong name for its format", faults)
     if "sharded" in causes:
         return _joined(checkpoint.directory)
-    if "other-name" in causes:
+    if causes.keys() & {"other-name", "inside-a-model"}:
         return _misnamed(checkpoint.directory, faults)
     return _Found((path,) if path is not None else (), refusals=tuple(_refusal(f) for f in faults))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.fit import diagnose
 from loradoctor.checkpoint.key import PAIRED, PREFIX, WRAPPERS, Key
 from loradoctor.checkpoint.methods.lora import expected_rank, found_ranks
@@ -62,9 +63,7 @@ def spelling(draft: Draft) -> None:
     """`lora_A` without `.weight` gets it where the method has it; `lora_a` in PEFT's place and shape becomes `lora_A`."""
     peft_type = draft.checkpoint.method.peft_type
     if peft_type == "LORA":
-        lower = {k.name: _LOWER.sub(_upper, k.name) for k in draft.checkpoint.keys if _LOWER.search(k.name)}
-        if lower and all(name.startswith(PREFIX) for name in lower) and _fit(draft, lower):
-            draft.rename(lower, "PEFT writes `lora_A` and `lora_B`")
+        draft.rename(lower_case(draft.checkpoint), "PEFT writes `lora_A` and `lora_B`")
         keys = draft.checkpoint.keys
         missing = {k.name: f"{k.name}.weight" for k in keys if k.role in PAIRED and k.suffix == "" and k.name.endswith(k.role)}
         draft.rename(missing, "the halves of LoRA end with `.weight`")
@@ -76,13 +75,20 @@ def spelling(draft: Draft) -> None:
         draft.rename(extra, "the parts of AdaLoRA have no `.weight`")
 
 
+def lower_case(checkpoint: Checkpoint) -> dict[str, str]:
+    """Names with `lora_a` and `lora_b` that are PEFT's otherwise, prefix and shapes included, and what PEFT calls them; else nothing."""
+    names = {name: _LOWER.sub(_upper, name) for name in checkpoint.tensors if _LOWER.search(name)}
+    ours = checkpoint.method.peft_type == "LORA" and all(name.startswith(PREFIX) for name in names)
+    return names if ours and _fit(checkpoint, names) else {}
+
+
 def _upper(match: re.Match[str]) -> str:
     return f".lora_{match[1].upper()}.weight"
 
 
-def _fit(draft: Draft, lower: dict[str, str]) -> bool:
+def _fit(checkpoint: Checkpoint, lower: dict[str, str]) -> bool:
     """Whether the halves have PEFT's orientation: (rank, in) and (out, rank) with the rank that the config says."""
-    tensors, config = draft.checkpoint.tensors, draft.checkpoint.config
+    tensors, config = checkpoint.tensors, checkpoint.config
     for name, new in lower.items():
         if not new.endswith("lora_A.weight"):
             continue

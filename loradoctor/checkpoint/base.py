@@ -186,7 +186,7 @@ def _evidence(
         loaders=tuple(Loader(**row) for row in answer.get("loaders", ())),
         merge=merge,
         checks=tuple(checks),
-        facts={"base_path": base, "base_class": loads.class_name, "torch_side": versions},
+        facts={"base_path": base, "base_class": loads.class_name, "base_quantization": answer.get("quantization"), "torch_side": versions},
         named=named,
         unmergeable=str(answer.get("unmergeable", "")),
         vocabulary=answer.get("vocabulary"),

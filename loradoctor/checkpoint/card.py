@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -25,6 +26,8 @@ _VARIANTS = (
     ("velora_config", "VeLoRA"),
     ("monteclora_config", "MonteCLoRA"),
 )
+_HUB_ID = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _NOT_TRAINED = frozenset({"base_layer", "original_module"})
 
 
@@ -40,6 +43,7 @@ def facts(checkpoint: Checkpoint) -> dict[str, object]:
         "variants": [label for field, label in _VARIANTS if get(field)],
         "base": config.base if config else None,
         "revision": get("revision"),
+        "pinned": _pinned(checkpoint),
         "task_type": get("task_type"),
         "r": _plain(_ranks(checkpoint)) if config else None,
         "alpha": _plain(_alpha(checkpoint)) if config else None,
@@ -56,8 +60,24 @@ def facts(checkpoint: Checkpoint) -> dict[str, object]:
         "trainer_checkpoint": checkpoint.kind == "trainer-checkpoint",
         "updates": _updates(checkpoint),
         "training_state": list(what.state),
+        "fits": _fits(checkpoint),
         "loaders": loaders(checkpoint),
     }
+
+
+def _pinned(checkpoint: Checkpoint) -> bool | None:
+    """Whether the config says which commit of the base it means; None for a base that is a path, or none."""
+    base = checkpoint.config.base if checkpoint.config is not None else None
+    if base is None or not _HUB_ID.fullmatch(base):
+        return None
+    return checkpoint.config is not None and _COMMIT.fullmatch(str(checkpoint.config.get("revision"))) is not None
+
+
+def _fits(checkpoint: Checkpoint) -> list[str]:
+    """The well-known bases whose sizes the tensors show."""
+    from loradoctor.checkpoint.known_bases import fitting, sizes
+
+    return list(fitting(sizes(checkpoint), checkpoint.by_module)) if checkpoint.comparable is not None else []
 
 
 def loaders(checkpoint: Checkpoint) -> list[dict[str, object]]:

@@ -53,6 +53,7 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     result["class"] = base.class_name
     result["modules"] = [name for name, _ in base.model.named_modules() if name]
     result["shapes"] = {n: list(p.shape) for n, p in base.model.named_parameters(remove_duplicate=False)}
+    result["quantization"] = _quantization(base)
     wanted = bool(request.get("merge"))
     result["vocabulary"] = _vocabulary(base.model)
     weights, weights_error = _weights(request, raw, base) if wanted else (BaseWeights({}), "")
@@ -119,11 +120,18 @@ def disarm(config: Any) -> None:
         config.megatron_config = None
 
 
+def _quantization(base: Base) -> str | None:
+    """How the base is quantized by its own config, None when it is not."""
+    config = getattr(base.model.config, "quantization_config", None)
+    if not config:
+        return None
+    name = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    return str(getattr(name, "value", name))
+
+
 def _weights(request: dict[str, Any], adapter: dict[str, Any], base: Base) -> tuple[BaseWeights, str]:
-    quantized = getattr(base.model.config, "quantization_config", None)
-    if quantized:
-        name = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", None)
-        return BaseWeights({}), f"the base is quantized ({getattr(name, 'value', name)}): merging would change its weights anyway"
+    if name := _quantization(base):
+        return BaseWeights({}), f"the base is quantized ({name}): merging would change its weights anyway"
     try:
         weights = BaseWeights.at(_directory(request, adapter))
         if not weights:

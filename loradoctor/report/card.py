@@ -43,6 +43,8 @@ def card(subject: Subject, checks: Sequence[Check], paint: Palette, *, detailed:
     facts = [(label, subject.facts.get(key)) for key, label in _LABELS.items()]
     facts += [(key.replace("_", " "), value) for key, value in subject.facts.items() if key not in (*_LABELS, *_TABLES, _WHAT)]
     rows = [(label, _names(value) if label == "fits" else _value(label, value)) for label, value in facts]
+    if subject.facts.get("pinned") is False:
+        rows = [(label, f"{text} (no commit is pinned)" if label == "base model" else text) for label, text in rows]
     rows = [(label, text) for label, text in rows if text]
     width = max((len(label) for label, _ in rows), default=0)
     kind = printable(str(subject.facts.get(_WHAT) or subject.kind.replace("-", " ")))

@@ -179,7 +179,7 @@ def test_a_base_path_that_exists_is_information(adapter: Path, tmp_path: Path) -
     assert (only(adapter).code, only(adapter).severity.value) == ("LD525", "info")
 
 
-@pytest.mark.parametrize("base", ["gpt2", "meta-llama/Llama-3.1-8B", "Qwen/Qwen3-0.6B"])
+@pytest.mark.parametrize("base", ["tiny-llama", "meta-llama/Llama-3.1-8B", "loradoctor/Tiny-0.6B"])
 def test_a_hub_id_is_no_path(adapter: Path, base: str) -> None:
     setting(adapter, base_model_name_or_path=base)
     assert codes(adapter) == []

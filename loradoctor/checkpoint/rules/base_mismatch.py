@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from loradoctor.checkpoint.fit import Misfit, data, diagnose, shown
+from loradoctor.checkpoint.known_bases import advice, conflict, fitting, sizes
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
 
@@ -20,15 +21,56 @@ def base_mismatch(checkpoint: Checkpoint) -> Iterator[Finding]:
     Tensors of the wrong width make PEFT stop with a size mismatch. Another depth or other module names do not: PEFT loads what
     happens to match, says nothing about the rest, and the model is adapted in part.
 
+    Without the base at hand, the sizes of well-known bases are compared with those that the tensors show.
+
     Use the base that the adapter was trained on; `base_model_name_or_path` in its config names it. If the base is right and only
     some layers were meant, `layers_to_transform` has to say so in the config.
     """
-    misfit = diagnose(checkpoint)
-    if misfit is None or misfit.kind not in _MESSAGES or checkpoint.evidence is None or checkpoint.evidence.loads is None:
+    if checkpoint.evidence is None or checkpoint.evidence.loads is None:
+        yield from _by_name(checkpoint)
         return
-    base = checkpoint.evidence.loads.class_name
-    message, help_ = _MESSAGES[misfit.kind](misfit, base)
-    yield checkpoint.finding(message, key=misfit.keys[0] if misfit.keys else None, help=help_, data=data(misfit))
+    misfit = diagnose(checkpoint)
+    if misfit is None or misfit.kind not in _MESSAGES:
+        return
+    message, help_ = _MESSAGES[misfit.kind](misfit, checkpoint.evidence.loads.class_name)
+    found = _shown(checkpoint)
+    yield checkpoint.finding(
+        message,
+        key=misfit.keys[0] if misfit.keys else None,
+        help=f"{help_}. {found[0]}" if found else help_,
+        data={**data(misfit), **(found[1] if found else {})},
+    )
+
+
+def _shown(checkpoint: Checkpoint) -> tuple[str, dict[str, object]] | None:
+    """What the tensors show of the base they were made for, as a sentence and as data."""
+    shown = sizes(checkpoint)
+    if not str(shown):
+        return None
+    names = fitting(shown, checkpoint.by_module)
+    return advice(checkpoint), {"shape": shown.as_data(), "known_bases": list(names)}
+
+
+def _by_name(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Without the base at hand: the config names one whose sizes are known, and they are not those of the tensors."""
+    config = checkpoint.config
+    if config is None or config.base is None or checkpoint.comparable is None:
+        return
+    shown = sizes(checkpoint)
+    other = conflict(shown, config.base)
+    if other is not None:
+        yield checkpoint.finding(
+            f"the tensors are not of the base that the config names: `{config.base}` has {other[0]}, they are for {shown}",
+            "base_model_name_or_path",
+            of="config",
+            severity=Severity.WARNING,
+            help=f"loading onto that base stops with a size mismatch, or leaves layers out. {advice(checkpoint)}",
+            data={
+                "cause": "named-base",
+                "shape": shown.as_data(),
+                "known_bases": list(fitting(shown, checkpoint.by_module)),
+            },
+        )
 
 
 def _shapes(misfit: Misfit, base: str) -> tuple[str, str]:

@@ -100,9 +100,11 @@ class _Finder:
 
     @cached_property
     def excused_words(self) -> frozenset[str]:
-        """What is put into arguments where versions are told apart: `kwargs["evaluation_strategy"] = "no"`."""
-        strings = (n.value for n in self.nodes if isinstance(n, ir.Const) and n.uid in self.excused)
-        return frozenset(s for s in strings if isinstance(s, str))
+        """What is put into arguments where versions are told apart: `kwargs["evaluation_strategy"] = "no"`, or passed on."""
+        excused = [n for n in self.nodes if n.uid in self.excused]
+        strings = (n.value for n in excused if isinstance(n, ir.Const))
+        passed = (a.name for n in excused if isinstance(n, ir.Call) for a in n.args)
+        return frozenset(s for s in (*strings, *passed) if isinstance(s, str))
 
     def _sites(self, *names: str) -> Iterator[Site]:
         return (s for s in own_calls(self.module, *names) if s.node.uid not in self.excused)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Model, Peft
 from loradoctor.lint.flow.state import State
-from loradoctor.lint.flow.values import Items, Known, Ref, Template, Unknown, UserClass, Value
+from loradoctor.lint.flow.values import Derived, Items, Known, Ref, Template, Unknown, UserClass, Value
 from loradoctor.lint.versions import Version, parse
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ _OF_PEFT = frozenset(
     """.split()
 )
 _ONLY_OF_PEFT = _OF_PEFT - {"base_model", "active_adapter", "peft_config"}  # transformers sets the last on models of its own
+_MAPPINGS = frozenset({"BatchEncoding", "Mapping", "MutableMapping", "UserDict"})
+_NO_MAPPINGS = frozenset({"torch.Tensor", "torch.LongTensor", "builtins.dict", "builtins.list", "builtins.str"})
+_OF_ENCODING = frozenset({"input_ids", "attention_mask", "data", "items", "keys", "values", "get"})
 _INSTANCE = re.compile(r"isinstance\((.*),Ref\(name='peft\.PeftModel\w*'\)\)", re.DOTALL)
 _ATTRIBUTE = re.compile(r"hasattr\((.*),(merge_and_unload|get_base_model)\)", re.DOTALL)
 
@@ -76,6 +79,10 @@ def is_instance(subject: Value | None, cls: Value | None, state: State) -> Value
     options = cls.items if isinstance(cls, Items) else (cls,)
     names = [option.name for option in options if isinstance(option, Ref)]
     facts = state.facts(subject)
+    if _is_encoding(subject) and len(names) == len(options):
+        if any(name.rpartition(".")[2] in _MAPPINGS for name in names):
+            return Known(value=True)
+        return Known(value=False) if _NO_MAPPINGS.issuperset(names) else None
     if len(names) == len(options) and all(name.startswith("peft.Peft") and "Config" not in name for name in names):
         if isinstance(facts, Peft):
             return Known(value=True) if "peft.PeftModel" in names else None
@@ -83,6 +90,11 @@ def is_instance(subject: Value | None, cls: Value | None, state: State) -> Value
             return Known(value=False)
         cls = Ref("peft.PeftModel" if "peft.PeftModel" in names else names[0])
     return Unknown(f"isinstance({subject.key},{_shown(cls)})") if isinstance(subject, Unknown) else None
+
+
+def _is_encoding(subject: Value | None) -> bool:
+    """Whether it is what a chat template gives since transformers 5: a mapping that is no ``dict``."""
+    return isinstance(subject, Derived) and subject.kind == "chat_encoding"
 
 
 def _shown(cls: Value | None) -> str:
@@ -97,6 +109,8 @@ def has_attribute(subject: Value | None, name: object, state: State) -> Value | 
     facts, oid = state.facts(subject), state.oid(subject)
     if isinstance(subject, Ref) or not isinstance(name, str):
         return None
+    if _is_encoding(subject) and name in _OF_ENCODING:
+        return Known(value=True)
     if oid is not None and (oid, name) in state.attrs:
         return Known(value=True)
     if isinstance(facts, Peft) and name in _OF_PEFT:

@@ -9,6 +9,7 @@ from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Model, Peft, Trainer
 from loradoctor.lint.flow.values import Derived, Value
 from loradoctor.lint.module import Arrival, Module, Site
+from loradoctor.lint.syntax import nodes
 from loradoctor.rule import rule
 
 
@@ -45,8 +46,8 @@ def merge_result_dropped(module: Module) -> Iterator[Finding]:
         if not arrivals or not _is_dropped(module, site):
             continue
         saved = _saved_empty(module, site) or _handed_out(module, arrivals)
-        if saved is None and _base_saved(module, site):
-            continue
+        if saved is None and (site.name == "unload" or _base_saved(module, site) or _taken_out(module, site)):
+            continue  # what `unload` is for is the base, which is free of the adapter again
         used = saved is None and _only_used(module, site)
         name = site.receiver_name
         edit = (module.insert(site.node, f"{name} = "),) if name and site.dropped else ()
@@ -129,6 +130,17 @@ def _base_saved(module: Module, site: Site) -> bool:
             if facts and facts.merged is site.node:
                 return True
     return False
+
+
+def _taken_out(module: Module, site: Site) -> bool:
+    """Whether the model in the wrapper, which is merged in place, is reached for by its name afterwards."""
+    func = site.node.func
+    if not isinstance(func, ir.Attr):
+        return False
+    start, _ = module.span(site.node)
+    inner = (n for n in nodes(module) if isinstance(n, ir.Attr) and n.name in ("model", "base_model", "get_base_model"))
+    wrapper = module.text(func.value)
+    return any(module.span(n)[0] > start and module.text(n.value) == wrapper for n in inner)
 
 
 def _of_tuner(site: Site) -> bool:

@@ -48,7 +48,7 @@ def shared_base_model(module: Module) -> Iterator[Finding]:
     for site in module.calls("peft.PeftModel*"):
         found = site.sometimes(occupied) if site.name.endswith(".from_pretrained") else None
         facts = occupied(found) if found else None
-        if found is None or facts is None:
+        if found is None or facts is None or _unloaded(module, found, facts):
             continue
         again = facts.injected is site.node
         both = not again and facts.injected_by == "from_pretrained" and _still_used(module, found, facts)
@@ -61,6 +61,12 @@ def shared_base_model(module: Module) -> Iterator[Finding]:
             help="both share the base's layers: the first PEFT model answers with the second's weights, or layers of the first stay in; "
             "reload the base, call `unload()` first, or add the second with `load_adapter`",
         )
+
+
+def _unloaded(module: Module, second: Arrival, base: Model) -> bool:
+    """Whether the first adapter has been taken out before on some path, under a condition that nobody can see through."""
+    sites: Iterator[Site] = module.calls("unload", "merge_and_unload")
+    return any(a.oid(a.receiver) == base.wrapper and a.visit.step < second.visit.step for site in sites for a in site.arrivals)
 
 
 def _still_used(module: Module, second: Arrival, base: Model) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Fix, Severity
 from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Peft
-from loradoctor.lint.module import Arrival, Module
+from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.lint.shells import shell_around
 from loradoctor.rule import rule
 
@@ -48,7 +49,7 @@ def wrapper_saved(module: Module) -> Iterator[Finding]:
         func, passed = site.node.func, site.argument("model")
         method = not site.name.startswith("peft.")
         written = (func.value if isinstance(func, ir.Attr) else None) if method else (passed.value if passed else None)
-        if written is None:
+        if written is None or _asked(module, site, written):
             continue
 
         def shelled(arrival: Arrival, expr: ir.Expr = written, method: bool = method) -> ir.Call | None:
@@ -70,3 +71,10 @@ def wrapper_saved(module: Module) -> Iterator[Finding]:
             help="the wrapper has no such method: `AttributeError`; the model is its `module`",
             fix=Fix("go through `module`", (module.source.edit(end, end, ".module"),), safe=False) if plain else None,
         )
+
+
+def _asked(module: Module, site: Site, written: ir.Expr) -> bool:
+    """Whether a condition around the call is about what there is around this model."""
+    subject = re.escape(module.text(written))
+    asks = re.compile(rf"hasattr\(\s*{subject}\s*,\s*[\"'](module|_orig_mod)|isinstance\(\s*{subject}\s*,")
+    return any(asks.search(module.text(condition.test)) for condition in module.around(site.node))

@@ -12,14 +12,28 @@ from typing import IO
 from loradoctor.checkpoint.header import Header, is_lfs_pointer, lfs_pointer
 from loradoctor.checkpoint.legacy import read_stream
 from loradoctor.checkpoint.pickle import Storage
-from loradoctor.checkpoint.state_dict import broken, state_dict
+from loradoctor.checkpoint.state_dict import broken, not_a_state_dict, state_dict
 
 _PICKLE_LIMIT = 256 << 20
 _MEMBER_LIMIT = 1_000_000
+_OTHERS = (
+    (b"\x1f\x8b", "compressed by gzip", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it first"),
+    (b"\x89HDF", "an HDF5 file", "it is Keras's or h5py's: read it with that"),
+    (b"\x93NUMPY", "a NumPy array", "read it with `numpy.load`"),
+    (b"GGUF", "a GGUF file", "name it `.gguf` and use it with llama.cpp"),
+    (b"<!DOCTY", "an HTML page", "the download fetched a page instead of the file: fetch it again"),
+    (b"<html", "an HTML page", "the download fetched a page instead of the file: fetch it again"),
+    (b"{", "JSON text", "the download fetched an answer instead of the file: fetch it again"),
+)
+"""Files that are taken for a `.bin` now and then: their first bytes, what they are, what to do."""
 
 
 def read_archive(path: Path, *, unnest: bool = False) -> Header:
-    """The tensors of a `.bin`, also of one inside another dict with ``unnest``. Raises :class:`ReadError` (LD502, LD503, LD506, LD507) and OSError."""
+    """The tensors of a `.bin`, also of one inside other dicts with ``unnest``.
+
+    Raises :class:`ReadError` (LD502, LD503, LD506, LD507) and OSError.
+    """
     with warnings.catch_warnings(), path.open("rb") as file:
         # An escape in a text opcode can make the standard library warn about source code that nobody wrote.
         warnings.simplefilter("ignore")
@@ -36,6 +50,12 @@ def read_archive(path: Path, *, unnest: bool = False) -> Header:
             return read_stream(path, file, size, unnest=unnest)
     if len(lead) > 8 and int.from_bytes(lead[:8], "little") < size and lead[8:9] == b"{":
         raise broken(path, "is a safetensors file", "wrong-format", "rename it to `adapter_model.safetensors`")
+    if found := next(((what, way_out) for magic, what, way_out in _OTHERS if lead.startswith(magic)), None):
+        raise broken(path, f"is {found[0]}, not a file of `torch.save`", "wrong-format", found[1])
+    if lead[257:262] == b"ustar":
+        raise broken(
+            path, "is a tar archive: unpacked files, or a file of PyTorch before 0.2", "wrong-format", "unpack it, or save it anew"
+        )
     raise broken(path, "is neither a PyTorch archive nor a pickle", "wrong-format")
 
 
@@ -45,7 +65,11 @@ def _zip(path: Path, file: IO[bytes], size: int, *, unnest: bool) -> Header:
             members = {info.filename: info for info in archive.infolist()[:_MEMBER_LIMIT]}
             pickles = [name for name in members if name.endswith("data.pkl") and name.count("/") <= 1]
             if not pickles:
-                raise broken(path, "is a zip archive without `data.pkl`", "wrong-format")
+                arrays = any(name.endswith(".npy") for name in members)
+                what = "NumPy arrays (`.npz`)" if arrays else "a zip archive without `data.pkl`"
+                raise broken(path, f"is {what}", "wrong-format", "read it with `numpy.load`" if arrays else "")
+            if any(name.endswith("/constants.pkl") for name in members):
+                raise not_a_state_dict(path, "holds a TorchScript program, not a state dict", "whole-object", ())
             name = pickles[0]
             # The size in the directory is the attacker's word: read no more than the limit, whatever it says.
             data = _member(archive, name, _PICKLE_LIMIT + 1)

@@ -225,6 +225,8 @@ def _result(function: Any, args: Any) -> Any:
 
 def _tensor(args: tuple[Any, ...], name: str) -> Tensor:
     storage, offset, shape, strides = args[:4]
+    if isinstance(storage, Opaque) and storage.what == "torch.storage._load_from_bytes":
+        raise Refused("its tensors were written by `pickle.dump`, not by `torch.save`", ("torch.storage._load_from_bytes",))
     if not isinstance(storage, Storage):
         raise Refused("a tensor has no storage")
     dtype = DTYPES[args[6].name] if name == "_rebuild_tensor_v3" else storage.dtype
@@ -234,8 +236,11 @@ def _tensor(args: tuple[Any, ...], name: str) -> Tensor:
     return Tensor(storage, offset, tuple(shape), tuple(strides), dtype)
 
 
-def _storage(pid: Any) -> Storage:
-    # torch.serialization.persistent_id: ("storage", storage type, key, location, number of elements)
+def _storage(pid: Any) -> Storage | Global:
+    # torch.serialization.persistent_id: ("storage", storage type, key, location, number of elements); the older stream also has
+    # ("module", class, file, source) for a whole module, which stands for the class.
+    if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and isinstance(pid[1], Global):
+        return pid[1]
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], Global):
         raise Refused("it refers to something that is no tensor storage")
     dtype = STORAGES.get(pid[1].name)

@@ -22,7 +22,9 @@ DANGEROUS = frozenset(
     """.split()
 )
 """Top-level modules whose functions no saved model needs and an attack usually does."""
-_PLAIN_BUILTINS = frozenset("set frozenset dict list tuple int float str bytes bytearray bool slice complex object range".split())
+_PLAIN_BUILTINS = frozenset(
+    "set frozenset dict list tuple int float str bytes bytearray bool slice complex object range long unicode".split()
+)
 
 
 def is_dangerous(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ Where = Callable[[Storage], tuple[int, int]]
 _MODEL_LIBRARIES = frozenset({"torch", "peft", "transformers", "diffusers", "sentence_transformers", "collections", "__main__"})
 
 
+_NUMPY = ("numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.ndarray", "numpy.dtype", "_codecs.encode")
+_DEPTH = 4
+"""How many dicts deep a model's state is looked for: `state`, `model`, `module` are three."""
+
+
 def understood(path: Path, data: bytes) -> tuple[Any, tuple[str, ...]]:
     """What the pickle describes, and the names it mentions that we do not know. Raises :class:`ReadError` (LD502, LD506)."""
     try:
@@ -23,6 +28,8 @@ def understood(path: Path, data: bytes) -> tuple[Any, tuple[str, ...]]:
     except Refused as refused:
         if _dangerous(refused.names):
             raise _unsafe(path, refused.names) from refused
+        if refused.names and all(n.startswith("torch.") for n in refused.names):
+            raise not_a_state_dict(path, f"is no state dict: {refused}", "special-tensors", refused.names) from refused
         raise broken(path, f"holds a pickle that cannot be read: {refused}", "pickle") from refused
     if _dangerous(strangers):
         raise _unsafe(path, strangers)
@@ -36,21 +43,24 @@ def _dangerous(names: tuple[str, ...]) -> bool:
 def state_dict(path: Path, data: bytes, where: Where, *, unnest: bool = False) -> Header:
     """The tensors of a pickled state dict; ``where`` gives the byte range of a storage. Raises :class:`ReadError` (LD502, LD506, LD507).
 
-    With ``unnest``, a state dict that is the only one inside another dict is taken out of it.
+    With ``unnest``, a state dict that is the only one inside other dicts is taken out of them.
     """
     value, strangers = understood(path, data)
     if strangers and isinstance(value, Opaque) and value.what.partition(".")[0] not in _MODEL_LIBRARIES:
         raise _unsafe(path, strangers)
     if not isinstance(value, dict):
         what = value.what if isinstance(value, Opaque) else type(value).__name__
-        raise _not_a_state_dict(path, f"holds a whole `{what}` object, not a state dict", "whole-object", strangers)
-    inner = next((k for k, v in value.items() if isinstance(v, dict) and any(isinstance(t, Tensor) for t in v.values())), None)
-    if inner is not None and unnest and _only(value, inner):
-        value = value[inner]
-    elif inner is not None and not any(isinstance(v, Tensor) for v in value.values()):
-        raise _not_a_state_dict(path, f"holds the state dict under the key `{inner}`", "nested-state-dict", strangers)
+        raise not_a_state_dict(path, f"holds a whole `{what}` object, not a state dict", "whole-object", strangers)
+    if not _has_tensors(value) and (homes := list(_homes(value))):
+        if len(homes) > 1 or not unnest:
+            key = ".".join(homes[0])
+            raise not_a_state_dict(path, f"holds the state dict under the key `{key}`", "nested-state-dict", strangers)
+        for key in homes[0]:
+            value = value[key]
+    if strangers and all(s.startswith(_NUMPY) for s in strangers):
+        raise not_a_state_dict(path, "holds NumPy arrays, not tensors", "numpy-arrays", strangers)
     if strangers and all(s.startswith("torch.") for s in strangers):
-        raise _not_a_state_dict(path, f"holds more than plain tensors: `{strangers[0]}`", "special-tensors", strangers)
+        raise not_a_state_dict(path, f"holds more than plain tensors: `{strangers[0]}`", "special-tensors", strangers)
     if strangers:
         raise _unsafe(path, strangers)
     tensors: dict[str, TensorInfo] = {}
@@ -58,17 +68,22 @@ def state_dict(path: Path, data: bytes, where: Where, *, unnest: bool = False) -
         if isinstance(tensor, Tensor):
             tensors[str(name)] = _info(path, str(name), tensor, where(tensor.storage))
     if value and not tensors:
-        raise _not_a_state_dict(path, "holds no tensors, only other values", "no-tensors", strangers)
+        raise not_a_state_dict(path, "holds no tensors, only other values", "no-tensors", strangers)
     return Header(tensors, {})
 
 
-def _only(value: dict[Any, Any], inner: Any) -> bool:
-    """Whether nothing beside ``inner`` holds tensors, neither at the top nor in a dict there."""
-    return not any(
-        isinstance(v, Tensor) or (isinstance(v, dict) and any(isinstance(t, Tensor) for t in v.values()))
-        for k, v in value.items()
-        if k != inner
-    )
+def _has_tensors(value: dict[Any, Any]) -> bool:
+    return any(isinstance(v, Tensor) and isinstance(k, str) for k, v in value.items())
+
+
+def _homes(value: dict[Any, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where in nested dicts the state dicts of models are: their keys from the outside in. An optimizer's state is none."""
+    if above and _has_tensors(value):
+        yield above
+    elif len(above) < _DEPTH:
+        for key, inner in value.items():
+            if isinstance(key, str) and isinstance(inner, dict) and "optim" not in key:
+                yield from _homes(inner, (*above, key))
 
 
 def _info(path: Path, name: str, tensor: Tensor, span: tuple[int, int]) -> TensorInfo:
@@ -103,7 +118,8 @@ def _unsafe(path: Path, names: tuple[str, ...]) -> ReadError:
     )
 
 
-def _not_a_state_dict(path: Path, what: str, cause: str, strangers: tuple[str, ...]) -> ReadError:
+def not_a_state_dict(path: Path, what: str, cause: str, strangers: tuple[str, ...]) -> ReadError:
+    """The LD507 for a `.bin` that holds something else."""
     return ReadError(
         Fault(
             "not-a-state-dict",

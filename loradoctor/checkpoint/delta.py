@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from loradoctor.checkpoint.methods.lora import expected_rank, halves, scaling_of
+from loradoctor.checkpoint.methods.lora import Rank, expected_rank, halves, scaling_of
 from loradoctor.checkpoint.spectrum import Cores, Spectrum
 from loradoctor.checkpoint.target_modules import pattern_key
 from loradoctor.checkpoint.values import Factor, TensorStats, numbers, readable, scan
@@ -114,7 +114,7 @@ def _update(checkpoint: Checkpoint, config: AdapterConfig, module: str, roles: M
         return None  # a grouped convolution, an exchanged or a foreign half
     wanted = expected_rank(config, module)
     experts = rows // wanted.value if config.get("target_parameters") and wanted is not None and rows % wanted.value == 0 else 1
-    scaling = _scaling(config, module)
+    scaling = _scaling(config, module, wanted)
     if scaling is None or rows // experts > LARGEST_RANK or (experts > 1 and (a.strides or b.strides)):
         return None
     diagonal = next((roles[role].name for role in _DIAGONALS if role in roles), None)
@@ -124,14 +124,14 @@ def _update(checkpoint: Checkpoint, config: AdapterConfig, module: str, roles: M
     return Update(module, pair[0].name, pair[1].name, diagonal, rows // experts, experts, scaling, shape)
 
 
-def _scaling(config: AdapterConfig, module: str) -> float | None:
+def _scaling(config: AdapterConfig, module: str, rank: Rank | None) -> float | None:
     """What the product is multiplied by; None when the config is too damaged to say."""
     if config.peft_type == "ADALORA":
         # `ranknum` stays at the rank that training started with, also after pruning (peft/tuners/adalora/model.py).
         start, alpha = config.get("init_r", 12), config.alpha
         usable = isinstance(start, int) and start > 0 and alpha is not None and alpha > 0
         return alpha / (start + 1e-5) if usable and alpha is not None else None
-    rank, alphas = expected_rank(config, module), config.pattern("alpha_pattern")
+    alphas = config.pattern("alpha_pattern")
     try:
         key = pattern_key(alphas, module)
     except re.error:

@@ -33,17 +33,18 @@ def duplicated_layers(checkpoint: Checkpoint) -> Iterator[Finding]:
     for layer, names in layers.items():
         if any(".lora_B" in f".{t}" or ".lora_E" in f".{t}" for t in names):
             groups[tuple((t, values[n].absmax, values[n].rms) for t, n in sorted(names.items()))].append(layer)
-    for group in groups.values():
-        same = _same(checkpoint, [layers[layer] for layer in group])
-        if same:
-            numbers = [group[i] for i in same]
-            copied = list(layers[numbers[1]].values())
-            yield checkpoint.finding(
-                f"layers {listed(numbers, 6)} have byte for byte the same tensors",
-                key=copied[0],
-                help="one was copied over the others, and what they had learned is gone: go back to the file before the conversion",
-                data=evidence("copied", copied, layers=[int(n) for n in numbers]),
-            )
+    copies = [[group[i] for i in _same(checkpoint, [layers[n] for n in group])] for group in groups.values()]
+    copies = [numbers for numbers in copies if numbers]
+    if copies:
+        copied = [name for numbers in copies for n in numbers[1:] for name in layers[n].values()]
+        first, more = listed(copies[0], 6), len(copies) - 1
+        yield checkpoint.finding(
+            f"layers {first} have byte for byte the same tensors{f', and so have {more} more groups of layers' if more > 1 else ''}"
+            f"{f', and so have layers {listed(copies[1], 6)}' if more == 1 else ''}",
+            key=copied[0],
+            help="one was copied over the others, and what they had learned is gone: go back to the file before the conversion",
+            data=evidence("copied", copied, layers=[int(n) for n in copies[0]], groups=[[int(n) for n in c] for c in copies]),
+        )
 
 
 def _same(checkpoint: Checkpoint, layers: list[dict[str, str]]) -> list[int]:

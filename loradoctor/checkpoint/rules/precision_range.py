@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.methods.lora import HALVES
 from loradoctor.checkpoint.wording import counted, evidence, listed, verb
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
@@ -14,6 +15,7 @@ ROUNDING = 2.0**-24 / 12**0.5
 LOST = 2.0**-8
 """Share of a tensor's typical value that rounding may cost: the worst that bfloat16 does to any value. Published adapters would lose less
 than a hundredth of that."""
+_HALVES = frozenset(role for pair in HALVES for role in pair)
 LARGEST = 65504.0
 """The largest finite float16."""
 
@@ -25,8 +27,6 @@ def precision_range(checkpoint: Checkpoint) -> Iterator[Finding]:
     Below 6.1e-5 float16 numbers are equally far apart, so smaller values have fewer bits and then none: a tensor whose typical value is
     below 4.4e-6 keeps less of what was trained than bfloat16 would. Above 65504 there is only infinity: the factors are finite, their
     product is not, and merging into a float16 base writes infinities, without a word unless `safe_merge=True`.
-
-    An adapter that is not stored in float16 itself is told so as information: its base may have room for such numbers.
 
     Save the adapter in float32 or bfloat16, and look at the learning rate when the values themselves are extreme.
     """
@@ -52,7 +52,6 @@ def precision_range(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield checkpoint.finding(
             f"the update of {counted(len(huge), 'module')} exceeds {LARGEST:.0f}, the largest float16: {listed(huge)}",
             key=next(iter(checkpoint.by_module[huge[0]].values())).name,
-            severity=Severity.WARNING if _stored_in_half(checkpoint, huge[0]) else Severity.INFO,
             help="merging into a float16 base writes infinities; keep the adapter unmerged or merge in float32, and look at why the "
             "values are so large",
             data=evidence("overflow", huge),
@@ -60,8 +59,11 @@ def precision_range(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _overflowing(checkpoint: Checkpoint) -> list[str]:
-    """The modules with an element of ΔW beyond float16; a product is only formed where its largest singular value allows one."""
-    suspected = list(dict.fromkeys(s.module for s in checkpoint.spectra() if s.largest > LARGEST))
+    """The modules stored in float16 with an element of ΔW beyond it; a product is only formed where its singular values allow one.
+
+    Whether the base of an adapter in another dtype has room for such an element is known when the base is (LD803).
+    """
+    suspected = list(dict.fromkeys(s.module for s in checkpoint.spectra() if s.largest > LARGEST and _in_half(checkpoint, s.module)))
     if not suspected:
         return []
     from loradoctor.checkpoint.delta import exceeds, updates
@@ -70,5 +72,5 @@ def _overflowing(checkpoint: Checkpoint) -> list[str]:
     return [module for module in suspected if exceeds(checkpoint, plans[module], LARGEST)]
 
 
-def _stored_in_half(checkpoint: Checkpoint, module: str) -> bool:
-    return any(checkpoint.tensors[key.name].dtype == "F16" for key in checkpoint.by_module[module].values())
+def _in_half(checkpoint: Checkpoint, module: str) -> bool:
+    return all(checkpoint.tensors[key.name].dtype == "F16" for role, key in checkpoint.by_module[module].items() if role in _HALVES)

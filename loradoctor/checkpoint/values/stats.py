@@ -183,11 +183,14 @@ def _extremes(flat: Bits) -> tuple[int, int]:
 
     Read as signed integers, patterns with the sign set are negative and grow with their magnitude, like those without.
     """
+    import numpy as np
+
+    smallest, largest = np.minimum.reduce, np.maximum.reduce  # what `min` and `max` call, several calls later
     signed = flat.view(f"<i{flat.itemsize}")
     mask = (1 << (8 * flat.itemsize - 1)) - 1
-    low, high = int(signed.min()), int(signed.max())
+    low, high = int(smallest(signed)), int(largest(signed))
     if low >= 0:
         return low, high
     if high < 0:
         return low & mask, high & mask
-    return min(low & mask, int(flat.min())), max(high, int(flat.max()) & mask)
+    return min(low & mask, int(smallest(flat))), max(high, int(largest(flat)) & mask)

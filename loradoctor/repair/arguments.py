@@ -41,6 +41,9 @@ def add(parser: argparse.ArgumentParser, seconds: Callable[[str], float]) -> Non
     told = parser.add_argument_group("what you know and allow")
     told.add_argument("--drop-orphans", action="store_true", help="leave out modules of which one half is missing")
     told.add_argument("--drop-base-weights", action="store_true", help="leave out tensors of the base model that nothing declares")
+    told.add_argument(
+        "--outside", choices=("adapt", "drop"), help="modules with tensors that the config does not target: target them, or not"
+    )
     told.add_argument("--adapter", metavar="NAME", help="which one to keep of a file that holds several")
     told.add_argument("--lora-alpha", type=_alpha, metavar="N", help="the `lora_alpha` of the training, when the config lost it")
     told.add_argument(

@@ -17,8 +17,8 @@ USUAL = {}
 
 SAME_TENSORS = {
     "001": USUAL, "100": USUAL, "101": USUAL, "102": USUAL, "104": USUAL, "109": USUAL, "110": USUAL, "112": USUAL, "113": USUAL,
-    "114": USUAL, "120": USUAL, "121": USUAL, "123": USUAL, "124": USUAL, "206": USUAL, "209": USUAL, "210": USUAL,
-    "211": {"target_modules": ["q_proj"]}, "212": USUAL, "213": USUAL, "214": USUAL, "310": USUAL, "400": USUAL,
+    "114": USUAL, "120": USUAL, "121": USUAL, "123": USUAL, "124": USUAL, "209": USUAL, "210": USUAL,
+    "211": {"target_modules": ["q_proj"]}, "212": USUAL, "310": USUAL, "400": USUAL,
     "401": {"rank_pattern": {"v_proj": 2}}, "406": USUAL, "407": USUAL, "408": USUAL, "412": {"use_dora": True},
     "415": {"use_dora": True}, "420": USUAL, "502": USUAL, "503": USUAL, "504": USUAL, "512": USUAL,
     "513": USUAL, "516": USUAL, "602": HEAD, "605": HEAD, "606": HEAD, "615": {"target_modules": ["q_proj", "embed_tokens"]},
@@ -106,6 +106,22 @@ def test_a_config_of_another_method_needs_the_lost_alpha(case, good, bases, tmp_
     assert torch.equal(logits(load(new)), logits(load(good())))
 
 
+@pytest.mark.parametrize("number", ["206", "213", "214"])
+def test_modules_outside_the_config_are_targeted_when_told(number, case, good, bases, tmp_path):
+    new, _ = repaired(case(number), bases(), tmp_path, outside="adapt")
+    assert torch.equal(logits(load(new)), logits(load(good())))
+    assert_clean(new, bases())
+
+
+@pytest.mark.parametrize("number", ["206", "213", "214"])
+def test_modules_outside_the_config_go_when_told(number, case, bases, tmp_path):
+    broken = case(number)
+    new, outcome = repaired(broken, bases(), tmp_path, outside="drop")
+    assert torch.equal(logits(load(new)), logits(load(broken)))
+    assert outcome.plan.drops
+    assert_clean(new, bases())
+
+
 @pytest.mark.parametrize("number", ["204", "205"])
 def test_orphans_go_when_told(number, case, bases, tmp_path):
     new, outcome = repaired(case(number), bases(), tmp_path, drop_orphans=True)
@@ -137,7 +153,10 @@ REFUSED = {
     "203": "has 4 layers",
     "204": "one half of two",
     "205": "one half of two",
+    "206": "not targeted by the config",
     "207": "needs on",
+    "213": "not targeted by the config",
+    "214": "not targeted by the config",
     "215": "overwrite the base",
     "216": "overwrite the base",
     "218": "normalisation",

@@ -56,38 +56,61 @@ def _candidates(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def target_modules(draft: Draft) -> None:
-    """Let the config target exactly the modules that have tensors, where it targets fewer or does not say."""
+    """Let the config target exactly the modules that have tensors, where it does not say, fits none, or the user wants it."""
     config = draft.lora
     if config is None or config.get("target_parameters"):
         return
     modules = [m for m, roles in draft.checkpoint.by_module.items() if pair_of(roles) is not None]
     targets = config.get("target_modules")
     literal = isinstance(targets, str) and targets.lower() == ALL_LINEAR
-    try:
-        reasons = {verdict.because for m in modules if (verdict := decide(config, m)).targeted is False}
-    except re.error:
-        reasons = {"target_modules"}
-    if not modules or (not reasons and targets is not None and not literal):
-        return
-    if "modules_to_save" in reasons:
-        draft.refuse("modules of `modules_to_save` have LoRA tensors too, and PEFT adapts none of them", "which of the two was trained")
+    outside = _outside(draft, modules)
+    if not modules or (not outside and targets is not None and not literal):
         return
     norms = [m for m in modules if _NORM.search(m)]
     if norms:
         draft.refuse(
             f"{listed(norms)} {'has' if len(norms) == 1 else 'have'} LoRA tensors, and PEFT adapts no normalisation", "how it was trained"
         )
-        return
-    why = "PEFT would drop the tensors of the others without a word" if reasons else "the literal stands for other modules on every base"
-    if targets is None:
-        why = "it was missing, and PEFT takes its default for the architecture then"
+    elif "modules_to_save" in outside.values():
+        draft.refuse("modules of `modules_to_save` have LoRA tensors too, and PEFT adapts none of them", "which of the two was trained")
+    elif outside and len(outside) < len(modules) and draft.wishes.outside == "drop":
+        names = [key.name for m in outside for key in draft.checkpoint.by_module[m].values()]
+        draft.drop(names, "the config does not target the module (`--outside drop`)")
+    elif outside and len(outside) < len(modules) and draft.wishes.outside != "adapt":
+        # A model that was wrapped twice saves the tensors of both adapters with the config of one.
+        draft.refuse(
+            f"{len(outside)} of {len(modules)} modules with tensors are not targeted by the config: {listed(outside)}",
+            "whether they belong to this adapter: `--outside adapt` targets them as well, `--outside drop` leaves them out",
+        )
+    else:
+        _retarget(draft, modules, frozenset(outside.values()), "it fits none of them" if outside else _WHY_UNSAID[literal])
+
+
+_WHY_UNSAID = {
+    True: "the literal stands for other modules on every base",
+    False: "it was missing, and PEFT takes its default for the architecture then",
+}
+
+
+def _outside(draft: Draft, modules: Iterable[str]) -> dict[str, str]:
+    """The modules that the config leaves out → the field that does."""
+    config = draft.lora
+    assert config is not None  # noqa: S101 -- the caller looked
+    try:
+        verdicts = {m: decide(config, m) for m in modules}
+    except re.error:
+        return dict.fromkeys(modules, "target_modules")
+    return {m: verdict.because for m, verdict in verdicts.items() if verdict.targeted is False}
+
+
+def _retarget(draft: Draft, modules: list[str], reasons: frozenset[str], why: str) -> None:
     if "exclude_modules" in reasons:
         draft.set("exclude_modules", None, "it excludes modules that have tensors")
     if "layers_to_transform" in reasons:
         draft.set("layers_to_transform", None, "it leaves out layers that have tensors")
         draft.set("layers_pattern", None, "it goes with `layers_to_transform`")
-    if reasons <= {"exclude_modules"} and targets is not None and not literal and not _base_modules(draft):
-        return
+    if draft.wishes.outside == "adapt" and reasons:
+        why = "`--outside adapt`"
     draft.set("target_modules", named(modules, _base_modules(draft)), f"{_FROM_TENSORS}; {why}")
 
 

@@ -179,6 +179,7 @@ def _repair(options: Namespace) -> int:
     wishes = Wishes(
         drop_orphans=options.drop_orphans,
         drop_base_weights=options.drop_base_weights,
+        outside=options.outside,
         dtype=DTYPES.get(options.dtype),
         adapter=options.adapter,
         alpha=options.lora_alpha,

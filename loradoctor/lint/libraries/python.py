@@ -56,6 +56,8 @@ def _getattr(context: Context) -> Value | None:
             return default
     if isinstance(receiver, Unknown) and isinstance(name, str):
         return Unknown(f"{receiver.key}.{name}")
+    if receiver == Ref("torch.optim") and not isinstance(name, str):  # chosen by a setting: it is an optimizer all the same
+        return Ref("torch.optim.Optimizer")
     return None
 
 

@@ -98,4 +98,6 @@ def _seen(checkpoint: Checkpoint, name: str) -> str:
     count = len(checkpoint.tensors)
     if name == "files":
         return checkpoint.weights.name if checkpoint.weights is not None else ""
+    if name == "values" and checkpoint.spectra():
+        return f"{count} tensors, the updates of {len({s.module for s in checkpoint.spectra()})} modules"
     return f"{count} tensors" if name != "config" else ""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 from loradoctor.diagnostic import Edit, Fix, Location
 from loradoctor.lint import ir
@@ -17,6 +18,7 @@ from loradoctor.lint.module import Module, Site, literal
 from loradoctor.lint.record import replace
 from loradoctor.lint.suppress import STRING_OR_COMMENT
 from loradoctor.lint.syntax import Imported, before, dotted, imports, name_span, nodes, own_calls, version_dependent
+from loradoctor.lint.versions import left_open
 
 _METHODS = ("push_to_hub", "save_pretrained", "load_adapter", "add_adapter", "set_adapter")
 _LOADS_A_MODEL = re.compile(
@@ -59,8 +61,9 @@ def fate(module: Module, change: Change) -> str:
     if change.removed is not None and not module.before(change.library, change.removed):
         return "removed"
     if change.since is not None and module.before(change.library, change.since):
-        # who reads a document installs for himself, and so does a notebook: what the repository pins binds only its code
+        # who reads a document installs for himself, and so do a notebook and a part with requirements of its own
         alone = module.source.kind == "markdown" or change.library in module.own_installs.floors
+        alone = alone or change.library in left_open(str(Path(module.source.path).absolute().parent))
         bound = not alone or change.library in (*module.own_installs.requirements, *module.targets)
         return "unborn" if bound and not of_some_commit(module, change) else ""
     due = change.deprecated is not None and not module.before(change.library, change.deprecated)

@@ -132,9 +132,29 @@ def _copied(directory: str) -> Mapping[str, Version]:
 
 def _pins(requirements: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Version]]:
     for name, clauses in requirements:
-        known = re.sub(r"[-_.]+", "-", name).lower()
+        known = _known(name)
         if known in LIBRARIES and (version := pinned(clauses)) is not None:
             yield known, version
+
+
+def _known(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@cache
+def left_open(directory: str) -> frozenset[str]:
+    """The libraries that the nearest files to name them leave open; what pins them above is for other parts of the repository."""
+    here = Path(directory)
+    found: set[str] = set()
+    decided: set[str] = set()
+    for place in (here, *here.parents):
+        fixed = set(_of_directory(str(place)))
+        named = {_known(name) for name, _ in _requirements(place)} & LIBRARIES
+        found |= named - fixed - decided
+        decided |= fixed | named
+        if any((place / top).exists() for top in _TOP):
+            break
+    return frozenset(found)
 
 
 def _requirements(place: Path) -> Iterator[tuple[str, str]]:
@@ -235,7 +255,7 @@ def _split(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Names with their clauses; repositories count by their tag."""
     for line in lines:
         found = requirement(line.partition(" #")[0])
-        if found is not None and found[1] not in ("", NEWEST):
+        if found is not None:
             yield found
 
 

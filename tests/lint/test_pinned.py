@@ -88,3 +88,13 @@ def test_what_a_librarys_own_repository_has_is_what_stands_there(tmp_path: Path,
     (tmp_path / home / "__init__.py").touch()
     text = b"from peft import prepare_model_for_int8_training\n\nmodel = prepare_model_for_int8_training(load())\n"
     assert [d.code for d in lint_bytes(tmp_path / "examples" / "train.py", text)] == codes
+
+
+@pytest.mark.parametrize(("nearer", "codes"), [("torch", ["LD440"]), ("transformers", []), ("transformers>=4.38", [])])
+def test_a_part_with_requirements_of_its_own_need_not_have_what_is_pinned_above(tmp_path: Path, nearer: str, codes: list[str]) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "requirements.txt").write_text("transformers==4.40.0\n")
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "requirements.txt").write_text(f"{nearer}\n")
+    text = b"from peft import LoraConfig\nfrom transformers import TrainingArguments\nTrainingArguments('runs', eval_strategy='epoch')\n"
+    assert [d.code for d in lint_bytes(tmp_path / "part" / "train.py", text)] == codes

@@ -189,13 +189,26 @@ def test_what_peft_computes_otherwise_is_refused(tmp_path: Path, leaf: str, why:
     assert why in refused(source, base(tmp_path / "base", unet=model))
 
 
-def test_a_peft_config_beside_a_file_without_alpha_is_a_contradiction(tmp_path: Path) -> None:
+def test_a_peft_config_beside_peft_s_file_name_says_alpha(tmp_path: Path) -> None:
+    """Somebody renamed the tensors and left the config: its alpha is the only one."""
     model = Denoiser()
-    tensors, _ = lora(model, "lora_unet_", alpha=None)
-    source = put(
-        tmp_path / "file", "adapter_model.safetensors", tensors, {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["q"]}
-    )
-    assert "a PEFT config lies beside" in refused(source, base(tmp_path / "base", unet=model))
+    tensors, updates = lora(model, "lora_unet_", alpha=None, ranks=(4,))
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["to_q", "to_out.0", "conv1", "proj_in"], "revision": "v2"}
+    source = put(tmp_path / "file", "adapter_model.safetensors", tensors, config)
+    where = base(tmp_path / "base", unet=model)
+    result = converted(source, tmp_path / "peft", where)[""]
+    same(model, result, {m: 4 * u for m, u in updates.items()})
+    (plan,) = plans(source, where).values()
+    assert plan.config["revision"] == "v2"
+    assert plan.config["target_modules"] == config["target_modules"]
+
+
+def test_two_alphas_are_a_contradiction(tmp_path: Path) -> None:
+    model = Denoiser()
+    tensors, _ = lora(model, "lora_unet_", ranks=(4,))
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["to_q"]}
+    source = put(tmp_path / "file", "adapter_model.safetensors", tensors, config)
+    assert "the config beside it says 16" in refused(source, base(tmp_path / "base", unet=model))
 
 
 @pytest.mark.parametrize(

@@ -101,3 +101,12 @@ def test_without_a_factor_nothing_is_guessed(tmp_path: Path) -> None:
     source, _ = adapter(tmp_path / "mlx", llama())
     (source / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "lora", "lora_parameters": {"rank": 4, "alpha": 16}}))
     assert "lora_parameters.scale" in refused(source)
+
+
+def test_a_peft_config_beside_peft_s_file_name_says_the_factor(tmp_path: Path) -> None:
+    model = llama()
+    _, tensors = adapter(tmp_path / "mlx", model)
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 12, "target_modules": ["q_proj", "down_proj"]}
+    result = converted(put(tmp_path / "a", "adapter_model.safetensors", tensors, config), tmp_path / "peft")[""]
+    merged = with_updates(model, {m: 3 * (tensors[f"{m}.lora_a"] @ tensors[f"{m}.lora_b"]).T for m in MODULES})
+    assert_same(output(loaded(model, result)), output(merged), output(model))

@@ -32,7 +32,13 @@ NAMES = {
     "mlp.w2": "mlp.down_proj",
     "mlp.w3": "mlp.up_proj",
 }
-CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 12, "target_modules": list(NAMES.values()), "base_model_name_or_path": "org/base"}
+CONFIG = {
+    "peft_type": "LORA",
+    "r": 4,
+    "lora_alpha": 12,
+    "target_modules": [n.rpartition(".")[2] for n in NAMES.values()],
+    "base_model_name_or_path": "org/base",
+}
 HEADS = {"q_proj": 4, "k_proj": 2}
 
 
@@ -82,9 +88,17 @@ def test_the_config_that_torchtune_copies_is_enough(tmp_path: Path) -> None:
     assert_same(output(loaded(model, result)), output(with_updates(model, updates)), output(model))
 
 
+def test_targets_are_kept_where_they_select_the_same_modules(tmp_path: Path) -> None:
+    model = llama()
+    source, _ = adapter(tmp_path / "tune", model)
+    (plan,) = plans(source, saved(model, tmp_path / "base")).values()
+    assert plan.config["target_modules"] == CONFIG["target_modules"]
+
+
 def test_targets_are_short_where_the_base_proves_them(tmp_path: Path) -> None:
     model = llama()
     source, _ = adapter(tmp_path / "tune", model)
+    put(source, "adapter_model.pt", torch.load(source / "adapter_model.pt"), {**CONFIG, "target_modules": ["q_proj"]})
     (plan,) = plans(source, saved(model, tmp_path / "base")).values()
     assert plan.config["target_modules"] == sorted(n.rpartition(".")[2] for n in NAMES.values())
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from loradoctor.checkpoint.adapter_config import number
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.convert.base_model import BaseModel
-from loradoctor.checkpoint.convert.parts import Material, Part, Piece, origins, plan
+from loradoctor.checkpoint.convert.parts import Material, Part, Piece, origins, plan, stated_alpha
 from loradoctor.checkpoint.convert.scalar import number as value_of
 from loradoctor.checkpoint.target_modules import pattern_key
 from loradoctor.checkpoint.wording import listed
@@ -78,7 +78,8 @@ def _converted(
         part = _part(checkpoint, module, leaves, stated)
         parts += [part] if isinstance(part, Part) else []
         refusals += [part] if isinstance(part, Refusal) else []
-    if not stated and not any("alpha" in leaves for leaves in modules.values()):
+    old = dict(checkpoint.config.raw) if checkpoint.config is not None else {}
+    if not stated and not old and not any("alpha" in leaves for leaves in modules.values()):
         notes = (
             "the file says no alpha: diffusers then applies the factor 1, and so does the result",
             "if the training used another alpha than the rank, it was lost when the file was saved",
@@ -93,7 +94,7 @@ def _converted(
     sources = {}
     if checkpoint.weights is not None:
         sources = origins(checkpoint.weights, {n: checkpoint.tensors[n] for leaves in modules.values() for n in leaves.values()})
-    material = Material(tuple(parts), sources, fields, notes=notes, refusals=tuple(refusals), tool=_TOOL)
+    material = Material(tuple(parts), sources, fields, old, notes=notes, refusals=tuple(refusals), tool=_TOOL)
     return plan(material, base)
 
 
@@ -114,8 +115,10 @@ def _part(checkpoint: Checkpoint, module: str, leaves: Mapping[str, str], stated
     if not {"lora_A.weight", "lora_B.weight"} <= leaves.keys():
         return Refusal(f"`{module}` has only {listed(sorted(leaves))}")
     rank = checkpoint.tensors[leaves["lora_A.weight"]].shape[0]
-    alpha: float | None = rank
-    if stated:
+    alpha: float | None = stated_alpha(checkpoint, module, rank)
+    if alpha is None and not stated and "alpha" not in leaves:
+        alpha = rank
+    elif stated:
         patterns = stated.get("alpha_pattern")
         patterns = patterns if isinstance(patterns, dict) else {}
         alpha = number(patterns.get(pattern_key(patterns, module) or "", stated.get("lora_alpha")))

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.convert import flat, lokr
 from loradoctor.checkpoint.convert.base_model import BaseModel
-from loradoctor.checkpoint.convert.parts import Material, Part, Piece, origins, plan
+from loradoctor.checkpoint.convert.parts import Material, Part, Piece, origins, plan, stated_alpha
 from loradoctor.checkpoint.convert.scalar import number
 from loradoctor.checkpoint.wording import listed
-from loradoctor.repair.plan import Origin, Plan, Refusal, Transform, reshape
+from loradoctor.repair.plan import Drop, Origin, Plan, Refusal, Transform, reshape
 
 _UNLIKE_PEFT = {
     "lora_mid": "a Tucker core (`lora_mid`): its product with `lora_down` would have to be computed and rounded",
@@ -91,7 +91,16 @@ def _converted(group: _Group, prefix: str, bases: Mapping[str, BaseModel]) -> tu
     sources: dict[str, Origin] = {}
     if checkpoint.weights is not None:
         sources = origins(checkpoint.weights, {n: checkpoint.tensors[n] for leaves in group.modules.values() for n in leaves.values()})
-    material = Material(tuple(parts), sources, fields, _old(checkpoint), refusals=tuple(group.refusals), tool=_TOOL, notes=_notes(group))
+    material = Material(
+        tuple(parts),
+        sources,
+        fields,
+        _old(checkpoint),
+        drops=tuple(Drop(leaves["alpha"], "its value is in the config") for leaves in group.modules.values() if "alpha" in leaves),
+        refusals=tuple(group.refusals),
+        tool=_TOOL,
+        notes=_notes(group),
+    )
     return component, plan(material, base, method)
 
 
@@ -102,6 +111,8 @@ def _old(checkpoint: Checkpoint) -> Mapping[str, object]:
 def _notes(group: _Group) -> tuple[str, ...]:
     if all("alpha" in leaves for leaves in group.modules.values()):
         return ()
+    if group.checkpoint.config is not None:
+        return ("there is no alpha for some modules: the result has the one of `adapter_config.json`, else the rank (factor 1)",)
     return ("there is no alpha for some modules: kohya's scripts and diffusers then take the rank (factor 1), and so does the result",)
 
 
@@ -131,40 +142,45 @@ def _halves(leaves: Mapping[str, str]) -> tuple[str, str]:
 
 def _part(group: _Group, method: str, module: str, leaves: Mapping[str, str], base: BaseModel) -> Part | Refusal:
     wanted = base.modules[module]
-    alpha = _alpha(group, leaves)
-    if isinstance(alpha, Refusal):
-        return alpha
     if method == "LORA":
-        return _lora(group, module, leaves, wanted, alpha)
+        return _lora(group, module, leaves, wanted)
     tensors = {leaf: Piece(name) for leaf, name in leaves.items() if leaf != "alpha"}
     if method == "LOKR":
-        return lokr.part(module, {leaf: group.shape(piece.source) for leaf, piece in tensors.items()}, tensors, alpha)
+        return lokr.part(
+            module,
+            {leaf: group.shape(piece.source) for leaf, piece in tensors.items()},
+            tensors,
+            lambda r: _alpha(group, module, leaves, r),
+        )
     if not {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= tensors.keys():
         return Refusal(f"`{module}` has only {listed(sorted(tensors))} of a LoHa")
     rank = group.shape(leaves["hada_w1_b"])[0]
-    return Part(module, rank, rank if alpha is None else alpha, tensors)
+    alpha = _alpha(group, module, leaves, rank)
+    return alpha if isinstance(alpha, Refusal) else Part(module, rank, alpha, tensors)
 
 
-def _alpha(group: _Group, leaves: Mapping[str, str]) -> float | Refusal | None:
-    """The alpha of one module, None when the rank stands for it."""
+def _alpha(group: _Group, module: str, leaves: Mapping[str, str], rank: int) -> float | Refusal:
+    """The alpha of one module: its tensor, else what PEFT's config beside it says, else the rank."""
     checkpoint = group.checkpoint
+    stated = stated_alpha(checkpoint, module, rank)
     name = leaves.get("alpha")
-    if name is None:
-        stated = checkpoint.config.alpha if checkpoint.config is not None else None
-        if stated is not None:
-            return Refusal("no module has an `alpha` tensor, but a PEFT config lies beside the file: which of them was meant is open")
-        return None
-    try:
-        value = number(checkpoint.weights, checkpoint.tensors[name]) if checkpoint.weights is not None else None
-    except OSError:
-        value = None
+    value = None
+    if name is not None and checkpoint.weights is not None:
+        try:
+            value = number(checkpoint.weights, checkpoint.tensors[name])
+        except OSError:
+            return Refusal(f"`{name}` cannot be read")
+        if value is None or not math.isfinite(value):
+            return Refusal(f"`{name}` is not a finite number")
     # A zero means "the rank" to the scripts that write it (sd-scripts networks/lora.py, LoRAModule.__init__).
-    if value is not None and not math.isfinite(value):
-        return Refusal(f"`{name}` is {value}")
-    return value or None
+    if not value:
+        return rank if stated is None else stated
+    if stated is not None and stated != value:
+        return Refusal(f"`{name}` is {value:g}, but the config beside it says {stated:g}", "which of them the training used")
+    return value
 
 
-def _lora(group: _Group, module: str, leaves: Mapping[str, str], wanted: tuple[int, ...], alpha: float | None) -> Part | Refusal:
+def _lora(group: _Group, module: str, leaves: Mapping[str, str], wanted: tuple[int, ...]) -> Part | Refusal:
     down, up = _halves(leaves)
     extra = [leaf for leaf in leaves if leaf != "alpha" and leaves[leaf] not in (down, up)]
     if not down or extra:
@@ -184,7 +200,8 @@ def _lora(group: _Group, module: str, leaves: Mapping[str, str], wanted: tuple[i
             )
         moves.append(() if shape == target else (reshape(*target),))
     tensors = {"lora_A.weight": Piece(down, moves[0]), "lora_B.weight": Piece(up, moves[1])}
-    return Part(module, rank, rank if alpha is None else alpha, tensors)
+    alpha = _alpha(group, module, leaves, rank)
+    return alpha if isinstance(alpha, Refusal) else Part(module, rank, alpha, tensors)
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ PEFT decides by `r`, `decompose_both` and `decompose_factor` which factors are f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from loradoctor.checkpoint.convert.parts import Part, Piece
@@ -16,7 +16,7 @@ from loradoctor.repair.plan import Refusal
 Shape = tuple[int, ...]
 
 
-def part(module: str, shapes: Mapping[str, Shape], tensors: Mapping[str, Piece], alpha: float | None) -> Part | Refusal:
+def part(module: str, shapes: Mapping[str, Shape], tensors: Mapping[str, Piece], alpha: Callable[[int], float | Refusal]) -> Part | Refusal:
     """One module. Rank 0 stands for "both factors are full": LyCORIS then applies no factor whatever alpha says."""
     low = [leaf for leaf in shapes if leaf.endswith("_a")]
     if not _first(shapes) or not _second(shapes):
@@ -24,7 +24,10 @@ def part(module: str, shapes: Mapping[str, Shape], tensors: Mapping[str, Piece],
     if not low:
         return Part(module, 0, 0.0, tensors)
     rank = shapes[f"{low[0][:-2]}_b"][0] if f"{low[0][:-2]}_b" in shapes else 0
-    return Part(module, rank, rank if alpha is None else alpha, tensors) if rank else Refusal(f"`{module}` lacks `{low[0][:-2]}_b`")
+    if not rank:
+        return Refusal(f"`{module}` lacks `{low[0][:-2]}_b`")
+    value = alpha(rank)
+    return value if isinstance(value, Refusal) else Part(module, rank, value, tensors)
 
 
 def settle(

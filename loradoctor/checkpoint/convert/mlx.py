@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from loradoctor.checkpoint.adapter_config import number
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.convert.base_model import BaseModel
-from loradoctor.checkpoint.convert.parts import Material, Part, Piece, alpha_for, origins, plan
+from loradoctor.checkpoint.convert.parts import Material, Part, Piece, alpha_for, origins, plan, stated_alpha
 from loradoctor.checkpoint.wording import listed
 from loradoctor.repair.plan import TRANSPOSE, Plan, Refusal
 
@@ -33,7 +33,8 @@ def convert(checkpoint: Checkpoint, bases: Mapping[str, BaseModel]) -> dict[str,
     parameters = raw.get("lora_parameters")
     parameters = parameters if isinstance(parameters, dict) else {}
     scale = number(parameters.get("scale"))
-    if scale is None:
+    peft = raw.get("peft_type") is not None
+    if scale is None and not peft:
         refusals.append(
             Refusal("the config has no `lora_parameters.scale`", "the factor that the training used (mlx-lm's default is 20.0)")
         )
@@ -44,7 +45,7 @@ def convert(checkpoint: Checkpoint, bases: Mapping[str, BaseModel]) -> dict[str,
         refusals.append(Refusal(f"{listed(strange)} are no tensors that mlx-lm's LoRA has"))
     parts: list[Part] = []
     for module, leaves in _modules(checkpoint).items():
-        found = _part(checkpoint, module, leaves, scale or 1.0)
+        found = _part(checkpoint, module, leaves, None if peft else scale or 1.0)
         if isinstance(found, Part):
             parts.append(found)
         else:
@@ -54,9 +55,9 @@ def convert(checkpoint: Checkpoint, bases: Mapping[str, BaseModel]) -> dict[str,
         refusals.append(Refusal(f"transformers may call {listed(unknown)} otherwise than mlx-lm", "the base model's weights (`--base`)"))
     named = raw.get("model")
     fields: dict[str, object] = {
-        "task_type": "CAUSAL_LM",
+        "task_type": raw.get("task_type") or "CAUSAL_LM",
         "base_model_name_or_path": named if isinstance(named, str) else None,
-        "lora_dropout": number(parameters.get("dropout")) or 0.0,
+        "lora_dropout": number(parameters.get("dropout", raw.get("lora_dropout"))) or 0.0,
         "use_dora": any("m" in leaves for leaves in _modules(checkpoint).values()),
     }
     material = Material(
@@ -80,7 +81,8 @@ def _modules(checkpoint: Checkpoint) -> dict[str, set[str]]:
     return found
 
 
-def _part(checkpoint: Checkpoint, module: str, leaves: set[str], scale: float) -> Part | Refusal:
+def _part(checkpoint: Checkpoint, module: str, leaves: set[str], scale: float | None) -> Part | Refusal:
+    """One module; without ``scale`` the factor is what PEFT's config beside the tensors says."""
     if not {"lora_a", "lora_b"} <= leaves:
         return Refusal(f"`{module}` has only {listed(sorted(leaves))}")
     first, second = (checkpoint.tensors[f"{module}.lora_{half}"].shape for half in "ab")
@@ -89,9 +91,11 @@ def _part(checkpoint: Checkpoint, module: str, leaves: set[str], scale: float) -
         return Refusal(
             f"`{module}` has tensors of the shapes {list(first)} and {list(second)}: an adapter on stacked experts is not PEFT's"
         )
-    alpha = alpha_for(scale, first[1])
+    rank = first[1]
+    alpha = stated_alpha(checkpoint, module, rank) if scale is None else alpha_for(scale, rank)
     if alpha is None:
-        return Refusal(f"no alpha gives the factor {scale} at rank {first[1]}")
+        said = "PEFT's config beside the tensors does not say alpha for" if scale is None else f"no alpha gives the factor {scale} at"
+        return Refusal(f"{said} rank {rank}")
     embedding = module.rpartition(".")[2] in _EMBEDDINGS
     if embedding and "m" in leaves:
         return Refusal(f"`{module}` is an embedding with DoRA, whose magnitude mlx-lm takes along another axis than PEFT")
@@ -102,7 +106,7 @@ def _part(checkpoint: Checkpoint, module: str, leaves: set[str], scale: float) -
     }
     if "m" in leaves:
         tensors["lora_magnitude_vector"] = Piece(f"{module}.m", (), "the magnitude of DoRA")
-    return Part(module, first[1], alpha, tensors)
+    return Part(module, rank, alpha, tensors)
 
 
 def _notes(named: object) -> tuple[str, ...]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loradoctor.checkpoint import weights
+from loradoctor.checkpoint.adapter_config import AdapterConfig, number
+from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.convert.base_model import BaseModel
-from loradoctor.checkpoint.target_modules import pattern_key
+from loradoctor.checkpoint.target_modules import decide, pattern_key
 from loradoctor.checkpoint.tensor import TensorInfo
 from loradoctor.checkpoint.wording import listed
-from loradoctor.repair.plan import ABSENT, ConfigStep, Drop, Origin, Plan, Refusal, Source, TensorStep, Transform
+from loradoctor.repair.plan import ABSENT, ConfigStep, Drop, Origin, Plan, Refusal, TensorStep, Transform
 
 _PREFIX = "base_model.model."
 _SHORT = 8
@@ -62,16 +66,20 @@ def plan(material: Material, base: BaseModel | None = None, method: str = "LORA"
     """The finished plan: names, config and what changes in it, refused where the config cannot say what the parts need."""
     parts = material.parts
     refusals = list(material.refusals)
-    config: dict[str, object] = {"peft_type": method, "task_type": None, "base_model_name_or_path": None, "inference_mode": True}
+    alpha = "lora_alpha" if method == "LORA" else "alpha"
+    # A config of PEFT's beside another tool's tensors keeps what it says about base, task and training.
+    kept = dict(material.old) if material.old.get("peft_type") == method else {}
+    config: dict[str, object] = {"peft_type": method, "task_type": None, "base_model_name_or_path": None, "inference_mode": True, **kept}
     if parts:
-        config |= _factors(parts, "lora_alpha" if method == "LORA" else "alpha")
-        config["target_modules"] = targets([p.module for p in parts], base)
+        config |= _factors(parts, alpha)
+        config["target_modules"] = _targets(parts, base, kept)
         if method == "LORA":
-            config |= {"bias": "none", "fan_in_fan_out": False, "init_lora_weights": True, "modules_to_save": None}
+            config |= {k: v for k, v in _DEFAULTS.items() if k not in config}
+            config |= {"use_rslora": False} if config.get("use_rslora") else {}
     elif not refusals:
         refusals.append(Refusal("there is no adapter tensor to convert"))
-    config |= material.fields
-    refusals += _unfit(parts, base) + _misread(parts, config, "lora_alpha" if method == "LORA" else "alpha")
+    config |= {k: v for k, v in material.fields.items() if v is not None or k not in config}
+    refusals += _unfit(parts, base) + _misread(parts, config, alpha)
     steps = [
         TensorStep.of(
             f"{_PREFIX}{part.module}.{name}", piece.source, *piece.transforms, why=piece.why or f"PEFT's name for {material.tool}"
@@ -88,6 +96,41 @@ def plan(material: Material, base: BaseModel | None = None, method: str = "LORA"
         notes=material.notes,
         refusals=tuple(refusals),
     )
+
+
+_DEFAULTS: Mapping[str, object] = {"bias": "none", "fan_in_fan_out": False, "init_lora_weights": True, "modules_to_save": None}
+
+
+def _targets(parts: Sequence[Part], base: BaseModel | None, kept: Mapping[str, object]) -> object:
+    """What the config names already when that selects the parts and, as far as the base tells, nothing else; else their names."""
+    wanted = {p.module for p in parts}
+    if kept.get("target_modules"):
+        config = AdapterConfig(Path(), dict(kept), "")
+        others = set(base.modules) - wanted if base is not None else set()
+        try:
+            exact = all(decide(config, m).targeted for m in wanted) and not any(decide(config, m).targeted for m in others)
+        except re.error:
+            exact = False
+        if exact:
+            return kept["target_modules"]
+    return targets(sorted(wanted), base)
+
+
+def stated_alpha(checkpoint: Checkpoint, module: str, rank: int) -> float | None:
+    """The alpha that PEFT's own config gives a module, when one lies beside tensors of PEFT's file name; None when it says nothing.
+
+    No other tool writes these two names: whoever renamed the tensors left the config as it was.
+    """
+    config = checkpoint.config
+    if config is None or config.peft_type != "LORA" or checkpoint.weights is None or checkpoint.weights.name not in weights.NAMES:
+        return None
+    ranks, alphas = config.pattern("rank_pattern"), config.pattern("alpha_pattern")
+    try:
+        stated = ranks.get(pattern_key(ranks, module) or "", config.get("r"))
+        alpha = number(alphas.get(pattern_key(alphas, module) or "", config.get("lora_alpha")))
+    except re.error:
+        return None
+    return alpha if stated == rank and not config.get("use_rslora") else None
 
 
 def _factors(parts: Sequence[Part], alpha_field: str) -> dict[str, object]:
@@ -158,9 +201,13 @@ def _misread(parts: Iterable[Part], config: Mapping[str, object], alpha_field: s
 
 
 def _changes(old: Mapping[str, object], new: Mapping[str, object], tool: str) -> tuple[ConfigStep, ...]:
-    gone = [ConfigStep(k, v, ABSENT, f"a field of {tool}, not of PEFT") for k, v in old.items() if k not in new]
-    came = [ConfigStep(k, old.get(k, ABSENT), v, _REASONS.get(k, "what PEFT needs")) for k, v in new.items() if old.get(k, ABSENT) != v]
+    gone = [ConfigStep(k, v, ABSENT, f"a field that goes with {tool}") for k, v in old.items() if k not in new]
+    came = [ConfigStep(k, old.get(k, ABSENT), v, _reason(k, v)) for k, v in new.items() if old.get(k, ABSENT) != v]
     return (*gone, *came)
+
+
+def _reason(name: str, value: object) -> str:
+    return _REASONS.get(name, "what PEFT needs") if value else "PEFT's default"
 
 
 _REASONS = {
@@ -177,8 +224,3 @@ _REASONS = {
 def origins(path: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, Origin]:
     """Every tensor of one file by its name."""
     return {name: Origin(path, info) for name, info in tensors.items()}
-
-
-def step_sources(step: TensorStep) -> tuple[str, ...]:
-    """The ids of the origins that a step reads."""
-    return tuple(source.name for source in step.sources if isinstance(source, Source))

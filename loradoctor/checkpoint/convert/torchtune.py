@@ -61,7 +61,7 @@ def convert(checkpoint: Checkpoint, bases: Mapping[str, BaseModel]) -> dict[str,
         else:
             refusals.append(part)
     fields: dict[str, object] = {
-        "task_type": "CAUSAL_LM",
+        "task_type": raw.get("task_type") or "CAUSAL_LM",
         "base_model_name_or_path": raw.get("base_model_name_or_path"),
         "use_dora": any("magnitude" in leaves for leaves in found.values()),
     }

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 
 from loradoctor.checkpoint.adapter_config import AdapterConfig, number
 from loradoctor.checkpoint.checkpoint import Checkpoint
+from loradoctor.checkpoint.methods import UNKNOWN
+from loradoctor.checkpoint.methods.constraints import broken
+from loradoctor.checkpoint.methods.fields import fields
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
 
@@ -33,10 +36,25 @@ def invalid_config_field(checkpoint: Checkpoint) -> Iterator[Finding]:
         return
     judges: list[Callable[[AdapterConfig], Iterator[Problem]]] = [_task, _patterns]
     if checkpoint.method.low_rank:
-        judges += [_rank, _alpha, _choices, _contradictions]
+        judges += [_rank, _alpha, _choices, _contradictions, _former]
+    if checkpoint.method is not UNKNOWN and checkpoint.tensor_method is checkpoint.method:
+        judges += [_constraints, _kinds]
+    told: set[str] = set()
     for judge in judges:
         for key, what, consequence in judge(config):
+            if judge is _kinds and key in told:
+                continue  # what is wrong with it has been said more closely
+            told.add(key)
             yield checkpoint.finding(what, key, of="config", help=consequence, data={"cause": "invalid-value", "field": key})
+    if config.peft_type == "ADALORA" and config.get("total_step", 1) is None:
+        yield checkpoint.finding(
+            "`total_step` is null, as PEFT before 0.15 allowed it",
+            "total_step",
+            of="config",
+            severity=Severity.INFO,
+            help="later releases stop with a ValueError when they read the config: write any number above 0, it only matters in training",
+            data={"cause": "refused-since", "field": "total_step"},
+        )
 
 
 def _task(config: AdapterConfig) -> Iterator[Problem]:
@@ -87,19 +105,58 @@ def _choices(config: AdapterConfig) -> Iterator[Problem]:
             yield key, f"`{key}` is a {type(value).__name__}, not a list or a pattern", "PEFT cannot match any module"
 
 
+def _constraints(config: AdapterConfig) -> Iterator[Problem]:
+    """What PEFT checks itself, see `methods/constraints.py`."""
+    own = {"r", "task_type"} if config.peft_type in ("LORA", "ADALORA") else {"task_type"} if config.task_type is not None else set()
+    for key, what in broken(config.peft_type or "", config):
+        if key not in own or (key == "task_type" and config.task_type in TASK_TYPES):
+            yield key, what, "PEFT stops with an error when it reads the config: set it as it was in training"
+
+
+def _kinds(config: AdapterConfig) -> Iterator[Problem]:
+    """Values of a kind that PEFT does not expect: it does not look, and the text "false" counts as true."""
+    for key, field in fields(config.peft_type or "").items():
+        value = config.get(key)
+        if value is None or field.takes(value):
+            # Null stands for "not set" in many old configs and does no harm where it does not belong; sizes have their own check.
+            choices = field.choices
+            if isinstance(value, str) and choices and value not in choices and key not in ("init_lora_weights", "bias"):
+                near = next((c for c in choices if c.lower() == value.lower()), None)
+                known = f"; `{near}` is" if near else f" ({', '.join(choices)})"
+                yield key, f"`{key}` is `{value}`, which is not one of the values that PEFT knows{known}", "PEFT stops or takes its default"
+            continue
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and "bool" in field.kinds:
+            continue  # 0 and 1 are what they say
+        yield (
+            key,
+            f"`{key}` is {_kind(value)}, where PEFT expects {_expected(field.kinds)}",
+            "PEFT stops with a TypeError, or takes any text for true and every letter for a name: write it as PEFT does",
+        )
+
+
+_WORDS = {"int": "a number", "float": "a number", "bool": "true or false", "str": "a string", "list": "a list", "dict": "an object"}
+
+
+def _kind(value: object) -> str:
+    return {bool: "true or false", str: "a string", list: "a list", dict: "an object"}.get(type(value), "a number")
+
+
+def _expected(kinds: tuple[str, ...]) -> str:
+    return " or ".join(dict.fromkeys(_WORDS.get(k, k) for k in kinds if k != "null"))
+
+
+def _former(config: AdapterConfig) -> Iterator[Problem]:
+    """PEFT before 0.3 trained parts of a fused projection with `enable_lora`, in a layout that nothing reads any more."""
+    enabled = config.get("enable_lora")
+    if isinstance(enabled, list) and any(enabled) and not all(enabled):
+        yield (
+            "enable_lora",
+            f"`enable_lora` is {enabled}: the adapter acts on parts of a fused projection, which PEFT since 0.3 cannot",
+            "the tensors do not fit and PEFT stops with a size mismatch: load it with PEFT 0.2, or give it a LoRA per part",
+        )
+
+
 def _contradictions(config: AdapterConfig) -> Iterator[Problem]:
-    is_pattern = isinstance(config.get("target_modules"), str)
-    for key in ("layers_to_transform", "layers_pattern"):
-        if is_pattern and config.get(key) is not None:
-            yield (
-                key,
-                f"`{key}` is set although `target_modules` is a pattern",
-                "PEFT stops with `ValueError`: put the layers into the pattern",
-            )
-    if config.get("layers_pattern") and config.get("layers_to_transform") is None:
-        yield "layers_pattern", "`layers_pattern` is set without `layers_to_transform`", "PEFT stops with `ValueError`"
-    if config.flag("lora_bias") and config.flag("use_dora"):
-        yield "lora_bias", "`lora_bias` and `use_dora` exclude each other", "PEFT stops with `ValueError`"
     for name in ("rank_pattern", "alpha_pattern"):
         value = config.get(name)
         if value is not None and not isinstance(value, dict):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+from loradoctor import engine
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.evidence import Evidence
-from loradoctor.diagnostic import Finding, Severity
+from loradoctor.diagnostic import Diagnostic, Severity
 from loradoctor.registry import family
 from loradoctor.repair.arrays import Inexact
 from loradoctor.repair.draft import Draft
 from loradoctor.repair.plan import Plan, TensorStep
 from loradoctor.repair.steps import STEPS
+from loradoctor.repair.steps.soundness import soundness
 from loradoctor.repair.wishes import Wishes
 
 _FILES = frozenset({"LD501", "LD502", "LD503", "LD504", "LD505", "LD506", "LD507", "LD510"})
@@ -26,6 +26,9 @@ def make(start: Plan, read: Checkpoint, wishes: Wishes, evidence: Evidence | Non
     draft = Draft(start, read, wishes, evidence)
     if not start.tensors or not start.config:
         _nothing_there(draft, read)
+        return draft.plan()
+    soundness(draft)
+    if draft.refusals:
         return draft.plan()
     try:
         for step in STEPS:
@@ -56,9 +59,9 @@ def _made(step: TensorStep) -> str:
 
 
 def _nothing_there(draft: Draft, read: Checkpoint) -> None:
-    for severity, finding in _findings(read):
-        if severity is Severity.ERROR and not draft.refusals:
-            draft.refuse(finding.message, finding.help)
+    for found in _findings(read):
+        if found.severity is Severity.ERROR and not draft.refusals:
+            draft.refuse(found.message, found.help)
     if not draft.refusals:
         draft.refuse("there are no tensors of an adapter here", "the weights, from where they were saved")
 
@@ -67,15 +70,14 @@ def _unrepaired(draft: Draft) -> None:
     """Errors that no step has removed: a result with them would not be a repaired one."""
     if draft.refusals:
         return
-    for severity, finding in _findings(draft.checkpoint):
-        if severity is Severity.ERROR:
-            draft.refuse(finding.message, finding.help)
-        elif severity is Severity.WARNING:
-            draft.note(f"left as it is: {finding.message}")
+    for found in _findings(draft.checkpoint):
+        if found.severity is Severity.ERROR:
+            draft.refuse(found.message, found.help)
+        elif found.severity is Severity.WARNING:
+            draft.note(f"left as it is: {found.message}")
 
 
-def _findings(checkpoint: Checkpoint) -> Iterator[tuple[Severity, Finding]]:
-    for rule in family("checkpoint"):
-        if rule.code.startswith(("LD5", "LD6")) and rule.code not in _FILES:
-            for finding in rule.check(checkpoint):
-                yield finding.severity or rule.severity, finding
+def _findings(checkpoint: Checkpoint) -> list[Diagnostic]:
+    """What `check` would find in config, keys and shapes; a rule that crashes counts, for then nobody knows."""
+    rules = [r for r in family("checkpoint") if r.code.startswith(("LD5", "LD6")) and r.code not in _FILES]
+    return engine.run(rules, checkpoint, checkpoint.path)

@@ -208,14 +208,15 @@ def _options(options: RepairOptions, base: str) -> CheckOptions:
 def _evidence(plan: Plan, staging: Path, options: RepairOptions, base: str) -> Evidence | None:
     """What PEFT makes of the adapter as the files alone let it be repaired; None when it cannot be asked."""
     from loradoctor.checkpoint.base import examine
-    from loradoctor.oracle.client import TorchSideFailed
 
     draft = staging / "draft"
     draft.mkdir()
     try:
         write(plan, draft)
         return examine(read(str(draft), draft), _options(options, base))
-    except (OSError, Inexact, TorchSideFailed):
+    except TargetError:
+        raise
+    except Exception:  # noqa: BLE001 -- whatever happens over there, the files alone can still be repaired
         return None
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -63,7 +63,7 @@ def _unfit(now: Checkpoint, before: Checkpoint) -> str:
             one, other = now.tensors[key.name], before.tensors[former.name]
             if (one.shape, one.dtype) != (other.shape, other.dtype):
                 return f"`{former.name}` is {other.dtype} {list(other.shape)}, not {one.dtype} {list(one.shape)}"
-        if _scale(now, module) != _scale(before, module):
+        if _scale(now, module) is None or _scale(now, module) != _scale(before, module):
             return f"`{module}` is scaled by {_scale(before, module)} there and by {_scale(now, module)} here"
     return ""
 

@@ -68,7 +68,8 @@ def quantities(checkpoint: Checkpoint) -> dict[str, list[float]]:
         found["absmax / median of its half"] += [s / median(sizes) for s in sizes if len(sizes) >= family.FEWEST]
     for spectrum in (s for s in checkpoint.spectra() if s.largest > 0):
         found["largest singular value"].append(spectrum.largest)
-        found["smallest / largest singular value"].append(float(spectrum.values[-1]) / spectrum.largest)
+        if spectrum.rank < min(spectrum.shape):
+            found["smallest / largest singular value"].append(float(spectrum.values[-1]) / spectrum.largest)
         found["effective rank / rank"].append(spectrum.effective_rank / len(spectrum.values))
         found["dominance"].append(spectrum.dominance)
     for one in family.families(checkpoint.spectra()):

@@ -13,8 +13,8 @@ from loradoctor.rule import rule
 ROUNDING = 2.0**-24 / 12**0.5
 """Standard deviation of the error of rounding to float16 below 2^-13, where its numbers are 2^-24 apart (IEEE 754 binary16)."""
 LOST = 2.0**-8
-"""Share of a tensor's typical value that rounding may cost: the worst that bfloat16 does to any value. Published adapters would lose less
-than a hundredth of that."""
+"""Share of a tensor's typical value that rounding may cost: the worst that bfloat16 does to any value. Published adapters lose less than a
+seventh of that."""
 _HALVES = frozenset(role for pair in HALVES for role in pair)
 LARGEST = 65504.0
 """The largest finite float16."""

@@ -59,3 +59,16 @@ def test_the_spectrum_is_that_of_pefts_update(tmp_path: Path, name: str) -> None
         values = np.linalg.svd(update.reshape(len(update), -1), compute_uv=False)
         assert spectra[module].norm == pytest.approx(np.linalg.norm(update), rel=1e-5)
         assert np.abs(spectra[module].values - values[: len(spectra[module].values)]).max() < 1e-5 * values[0]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_pickle_with_views_has_the_same_spectrum(tmp_path: Path, transposed: bool) -> None:
+    a, b = torch.randn(4, 300), torch.randn(200, 4)
+    stored = {"A": a.T.contiguous().T, "B": b.T.contiguous().T} if transposed else {"A": a, "B": b}
+    torch.save({f"base_model.model.q.lora_{half}.weight": v for half, v in stored.items()}, tmp_path / "adapter_model.bin")
+    peft.LoraConfig(r=4, lora_alpha=4, target_modules=["q"]).save_pretrained(tmp_path)
+    checkpoint = read(str(tmp_path), tmp_path)
+    assert (checkpoint.tensors["base_model.model.q.lora_A.weight"].strides is not None) == transposed
+    (spectrum,) = checkpoint.spectra()
+    wanted = np.linalg.svd((b.double() @ a.double()).numpy(), compute_uv=False)[:4]
+    assert np.abs(spectrum.values - wanted).max() < 1e-9 * wanted[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -103,7 +104,7 @@ def _turned_among_peers(modules: Mapping[str, Shapes], *, dense: bool) -> dict[s
     for (template, role), by_shape in groups.items():
         for shape, names in by_shape.items() if len(by_shape) > 1 else ():
             wanted = usual[template, role]
-            if shape == wanted or sorted(shape) != sorted(wanted):
+            if len(names) >= len(by_shape[wanted]) or sorted(shape) != sorted(wanted):
                 continue
             for name in names:
                 others = [(r, s) for r, s in modules[name].items() if r != role and len(s) > 1]
@@ -114,11 +115,15 @@ def _turned_among_peers(modules: Mapping[str, Shapes], *, dense: bool) -> dict[s
 
 def _gaps(table: Table, config: AdapterConfig, shapes: Mapping[str, Shapes], adapted: Sequence[str]) -> dict[str, tuple[str, ...]]:
     layouts = (*table.layouts, *table.layouts_for(config, frozenset()))
-    loose = {role for layout in layouts for role, part in layout.parts.items() if part.optional} | {"base_layer.bias"}
+    loose = {role for layout in layouts for role, part in layout.parts.items() if part.optional}
+    if config.get("bias", "none") != "none":
+        loose.add("base_layer.bias")
     found = {}
     for role in loose:
-        having = {_template(m) for m in adapted if role in shapes[m]}
-        if lacking := tuple(m for m in adapted if role not in shapes[m] and _template(m) in having):
+        having = Counter(_template(m) for m in adapted if role in shapes[m])
+        without = [m for m in adapted if role not in shapes[m]] if having else []
+        rare = Counter(_template(m) for m in without)
+        if lacking := tuple(m for m in without if rare[_template(m)] < having[_template(m)]):
             found[role] = lacking
     return found
 

@@ -20,8 +20,9 @@ FORMER = frozenset({"enable_lora", "merge_weights", "runtime_config"})
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """``kinds`` are the JSON types PEFT declares (``int``, ``null``, ``'none'`` for a literal, ``any``); ``since`` is the first release
-    that has it, ``until`` the first that has it no more.
+    """``kinds`` are the JSON types PEFT declares: ``int``, ``null``, ``'none'`` for a literal, ``any``.
+
+    ``since`` is the first release that has the field, ``until`` the first that has it no more.
     """
 
     kinds: tuple[str, ...]

@@ -85,10 +85,10 @@ def _newer(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:
     table = fields_of(checkpoint.method.peft_type)
     found = [n for n in config.raw if n in table and (since := _version(table[n].since)) is not None and since > version]
     if found:
-        since = table[found[0]].since
+        came = table[found[0]].since
         yield checkpoint.finding(
             f"{listed(found)} {verb(len(found), 'is', 'are')} newer than PEFT {config.get('peft_version')}, which is said to have written "
-            f"the config (`{found[0]}` came with {since})",
+            f"the config (`{found[0]}` came with {came})",
             found[0],
             of="config",
             severity=Severity.INFO,

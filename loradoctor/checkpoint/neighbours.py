@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,8 +127,10 @@ def tensors_in_model(directory: Path, read: Reader) -> int:
     return 0
 
 
-def _adapter_names(names: Iterable[str]) -> int:
-    return sum(1 for n in names if _LORA.search(n))
+def _adapter_names(names: Collection[str]) -> int:
+    """How many are an adapter's, 0 when all are: then the file is one, under a model's name."""
+    count = sum(1 for n in names if _LORA.search(n))
+    return count if count < len(names) else 0
 
 
 def _indexed(path: Path) -> list[str] | None:

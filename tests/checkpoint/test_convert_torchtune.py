@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from loradoctor.checkpoint.run import CheckOptions, check
 from tests.checkpoint.converting import (
     assert_same,
     converted,
@@ -170,3 +171,51 @@ def test_alpha_is_not_guessed(tmp_path: Path) -> None:
 def test_other_heads_than_the_base_s_are_refused(tmp_path: Path) -> None:
     source, _ = adapter(tmp_path / "tune", llama())
     assert "heads of" in refused(source, saved(llama(num_attention_heads=2, num_key_value_heads=2, head_dim=8), tmp_path / "base"))
+
+
+# -- torchtune's own export -----------------------------------------------------------------------------------------------------------
+
+
+def exported(to: Path, model: Any, *, dora: bool, moved: bool, qwen: bool = False) -> Path:
+    """A directory as `FullModelHFCheckpointer` leaves it: both files and the base's config."""
+    transformers = pytest.importorskip("transformers")
+    source, _ = adapter(to, model, dora=dora)
+    if qwen:
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+        transformers.Qwen2Config(**sizes, vocab_size=40).save_pretrained(source)
+    else:
+        model.config.save_pretrained(source)
+    tensors = {}
+    for name, tensor in torch.load(source / "adapter_model.pt").items():
+        _, layer, part = name.split(".", 2)
+        tune, leaf = next((t, part.removeprefix(f"{t}.")) for t in NAMES if part.startswith(f"{t}."))
+        leaf = {"lora_a.weight": "lora_A.weight", "lora_b.weight": "lora_B.weight", "magnitude": "lora_magnitude_vector"}[leaf]
+        heads, rows = HEADS.get(NAMES[tune].rpartition(".")[2]), tensor.clone()
+        if heads and leaf == "lora_B.weight" and moved:
+            rows[interleaved(heads)] = tensor
+        tensors[f"base_model.model.model.layers.{layer}.{NAMES[tune]}.{leaf}"] = rows
+    return put(source, "adapter_model.safetensors", tensors, {**CONFIG, "use_dora": dora})
+
+
+def misordered_tensors(directory: Path) -> list[str]:
+    report = check(str(directory), CheckOptions(base="none"))
+    return [str(d.data["cause"]) for d in report.diagnostics if d.code == "LD509"]
+
+
+def test_an_export_with_rows_in_order_is_silent(tmp_path: Path) -> None:
+    assert misordered_tensors(exported(tmp_path / "a", llama(), dora=False, moved=True)) == []
+    assert misordered_tensors(exported(tmp_path / "b", llama(), dora=False, moved=False, qwen=True)) == []
+
+
+def test_magnitudes_that_were_not_moved_are_an_error(tmp_path: Path) -> None:
+    assert misordered_tensors(exported(tmp_path / "a", llama(), dora=True, moved=True)) == ["torchtune-export"]
+
+
+def test_rows_of_qwen_that_were_moved_are_an_error(tmp_path: Path) -> None:
+    assert misordered_tensors(exported(tmp_path / "a", llama(), dora=False, moved=True, qwen=True)) == ["torchtune-export"]
+
+
+def test_an_export_without_the_original_is_not_judged(tmp_path: Path) -> None:
+    directory = exported(tmp_path / "a", llama(), dora=True, moved=True)
+    (directory / "adapter_model.pt").unlink()
+    assert misordered_tensors(directory) == []

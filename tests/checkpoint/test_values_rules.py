@@ -10,6 +10,7 @@ import pytest
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.family import families, table, template
+from loradoctor.checkpoint.rules.dead_modules import dead_modules
 from loradoctor.checkpoint.rules.duplicated_layers import duplicated_layers
 from loradoctor.checkpoint.rules.outlier import outlier
 from loradoctor.checkpoint.rules.precision_range import LARGEST, LOST, ROUNDING, precision_range
@@ -135,6 +136,12 @@ def test_copied_layers_are_one_finding(tmp_path: Path) -> None:
     tensors[b(1)] = tensors[b(1)][::-1].copy()  # the same values in another order are no copy
     (finding,) = duplicated_layers.check(write(tmp_path / "a", tensors))
     assert finding.data["groups"] == [[4, 5, 6]]
+
+
+@pytest.mark.parametrize(("magnitude", "found"), [(0, ["zero-magnitude"]), (1, [])])
+def test_a_magnitude_of_zeros_erases_its_module(tmp_path: Path, magnitude: float, found: list[str]) -> None:
+    tensors = {**stack(2), "layers.1.q.lora_magnitude_vector": np.full(WIDTH, magnitude, "f4")}
+    assert causes(list(dead_modules.check(write(tmp_path / "a", tensors, use_dora=True)))) == found
 
 
 def adapted(directory: Path, modules: list[str]) -> Checkpoint:

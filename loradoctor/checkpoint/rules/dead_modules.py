@@ -19,8 +19,19 @@ def dead_modules(checkpoint: Checkpoint) -> Iterator[Finding]:
     optimizer. Experts that were never routed to, and modules that AdaLoRA pruned, are zero by design and reported as information.
 
     Leave them out of `target_modules`, or find out why they were not trained.
+
+    A `lora_magnitude_vector` of zeros is worse: DoRA scales the base weight to that length, so the module answers with its bias alone. It
+    starts as the length of the base weight, and only a failed gather or conversion brings it to zero.
     """
     values = checkpoint.values()
+    erased = [k for k in checkpoint.keys if k.role == "lora_magnitude_vector" and is_zero(values, k)]
+    if erased:
+        yield checkpoint.finding(
+            f"the magnitude of {counted(len(erased), 'module')} is zero: {listed(k.module for k in erased)}",
+            key=erased[0].name,
+            help="DoRA scales the base weight to this length, so nothing is left of it: go back to the file before it was converted or gathered",
+            data=evidence("zero-magnitude", [k.name for k in erased]),
+        )
     found = modules(checkpoint)
     fresh = [m for m in found if is_zero(values, m.fresh)]
     dead = fresh + [m for m in found if m not in fresh and is_zero(values, m.other)]

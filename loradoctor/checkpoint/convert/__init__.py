@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FORMATS = ("mlx", "torchtune", "kohya", "lycoris", "comfyui", "diffusers", "diffusers-pipeline", "gguf")
 """Formats of :mod:`loradoctor.checkpoint.foreign` for which there is a converter."""
 
+_NUMBERS = (".alpha", ".scalar", ".on_input")
+"""Endings of the tensors that are single numbers."""
+
 
 def convert(checkpoint: Checkpoint, base: Path | None = None) -> Mapping[str, Plan]:
     """The plans that turn a foreign checkpoint into PEFT's format, by the directory below the output that each fills.
@@ -34,6 +37,10 @@ def convert(checkpoint: Checkpoint, base: Path | None = None) -> Mapping[str, Pl
     found = _converter(name)
     if found is None:
         return {}
+    if hollow := [n for n, info in checkpoint.tensors.items() if 0 in info.shape or (not info.shape and not n.endswith(_NUMBERS))]:
+        from loradoctor.repair.plan import Plan, Refusal
+
+        return {"": Plan({}, (), {}, refusals=(Refusal(f"`{hollow[0]}` has no elements that an adapter could have"),))}
     return found(checkpoint, base_model.read(base) if base is not None else {})
 
 

@@ -114,7 +114,10 @@ def _stated(checkpoint: Checkpoint, component: str) -> dict[str, object]:
 def _part(checkpoint: Checkpoint, module: str, leaves: Mapping[str, str], stated: Mapping[str, object]) -> Part | Refusal:
     if not {"lora_A.weight", "lora_B.weight"} <= leaves.keys():
         return Refusal(f"`{module}` has only {listed(sorted(leaves))}")
-    rank = checkpoint.tensors[leaves["lora_A.weight"]].shape[0]
+    first, second = (checkpoint.tensors[leaves[f"lora_{half}.weight"]].shape for half in "AB")
+    rank = first[0]
+    if second[1:2] != (rank,):
+        return Refusal(f"`{module}` has halves of the shapes {list(first)} and {list(second)}, which do not fit each other")
     alpha: float | None = stated_alpha(checkpoint, module, rank)
     if alpha is None and not stated and "alpha" not in leaves:
         alpha = rank

@@ -115,7 +115,9 @@ def _orders(base: BaseModel | None) -> tuple[dict[str, tuple[int, int]], list[Re
     config = base.config if base is not None else {}
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     pairs = config.get("num_key_value_heads") or heads
-    if not all(isinstance(n, int) and n > 0 for n in (heads, hidden, pairs)):
+    width = config.get("head_dim")
+    if not width and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        width = hidden // heads
+    if not all(isinstance(n, int) and n > 0 for n in (heads, pairs, width)) or int(str(width)) % 2:
         return {}, [Refusal("llama.cpp's converter has moved the rows of q and k, head by head", "the base's `config.json` (`--base`)")]
-    width = config.get("head_dim") or int(str(hidden)) // int(str(heads))
-    return {"q_proj": (int(str(heads)), int(width)), "k_proj": (int(str(pairs)), int(width))}, []
+    return {"q_proj": (int(str(heads)), int(str(width))), "k_proj": (int(str(pairs)), int(str(width)))}, []

@@ -7,7 +7,7 @@ is the rank where it is missing (sd-scripts networks/lora.py, lycoris/modules). 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
@@ -155,8 +155,20 @@ def _part(group: _Group, method: str, module: str, leaves: Mapping[str, str], ba
     if not {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= tensors.keys():
         return Refusal(f"`{module}` has only {listed(sorted(tensors))} of a LoHa")
     rank = group.shape(leaves["hada_w1_b"])[0]
+    found = {leaf: group.shape(piece.source) for leaf, piece in tensors.items()}
+    if found not in _loha(rank, wanted):
+        return Refusal(f"`{module}` has other shapes than PEFT's LoHa on a weight {list(wanted)}", "the base it was trained on")
     alpha = _alpha(group, module, leaves, rank)
     return alpha if isinstance(alpha, Refusal) else Part(module, rank, alpha, tensors)
+
+
+def _loha(rank: int, weight: tuple[int, ...]) -> Iterator[dict[str, tuple[int, ...]]]:
+    """The shapes that PEFT may ask for: of matrices, and of a convolution with a core."""
+    width = math.prod(weight[1:])
+    yield {f"hada_w{n}_{half}": (weight[0], rank) if half == "a" else (rank, width) for n in "12" for half in "ab"}
+    if any(n != 1 for n in weight[2:]):
+        halves = {f"hada_w{n}_{half}": (rank, weight[0 if half == "a" else 1]) for n in "12" for half in "ab"}
+        yield halves | {f"hada_t{n}": (rank, rank, *weight[2:]) for n in "12"}
 
 
 def _alpha(group: _Group, module: str, leaves: Mapping[str, str], rank: int) -> float | Refusal:

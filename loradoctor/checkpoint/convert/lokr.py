@@ -14,11 +14,15 @@ from loradoctor.checkpoint.tensor import TensorInfo
 from loradoctor.repair.plan import Refusal
 
 Shape = tuple[int, ...]
+_WIDEST = 1 << 24
+"""Widths are cut by trying divisors: a header that claims more than any model has is not tried."""
 
 
 def part(module: str, shapes: Mapping[str, Shape], tensors: Mapping[str, Piece], alpha: Callable[[int], float | Refusal]) -> Part | Refusal:
     """One module. Rank 0 stands for "both factors are full": LyCORIS then applies no factor whatever alpha says."""
     low = [leaf for leaf in shapes if leaf.endswith("_a")]
+    if any(len(shape) < 2 for shape in shapes.values()):
+        return Refusal(f"`{module}` has a factor that is no matrix")
     if not _first(shapes) or not _second(shapes):
         return Refusal(f"`{module}` lacks a factor of its Kronecker product")
     if not low:
@@ -34,6 +38,8 @@ def settle(
     parts: Sequence[Part], infos: Mapping[str, TensorInfo], wanted: Mapping[str, Shape]
 ) -> tuple[list[Part], dict[str, object], list[Refusal]]:
     """Rank for the modules without one, and the config fields under which PEFT asks for these shapes."""
+    if any(n > _WIDEST for p in parts for n in wanted[p.module]):
+        return list(parts), {}, [Refusal("the base has wider weights than any model")]
     shapes = {p.module: {leaf: infos[piece.source].shape for leaf, piece in p.tensors.items()} for p in parts}
     largest = max((max(_first(s) + _second(s)) for s in shapes.values()), default=1)
     settled = [replace(p, rank=largest, alpha=largest) if p.rank == 0 else p for p in parts]

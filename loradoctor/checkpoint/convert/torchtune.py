@@ -122,6 +122,6 @@ def _orders(config: Mapping[str, Any], found: Mapping[str, object]) -> tuple[dic
     hidden = config.get("hidden_size")
     if not width and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
         width = hidden // heads
-    if not all(isinstance(n, int) and n > 0 for n in (heads, pairs, width)):
+    if not all(isinstance(n, int) and n > 0 for n in (heads, pairs, width)) or int(str(width)) % 2:
         return {}, [Refusal("the base's config does not say how many heads there are", "`num_attention_heads` and `hidden_size`")]
     return {"q_proj": (int(str(heads)), int(str(width))), "k_proj": (int(str(pairs)), int(str(width)))}, []

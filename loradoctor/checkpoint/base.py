@@ -74,7 +74,7 @@ def find(checkpoint: Checkpoint, options: CheckOptions) -> tuple[str | None, str
 def _insisted(options: CheckOptions) -> tuple[str, str]:
     asked = options.base
     if Path(asked).is_dir():
-        if not (Path(asked) / "config.json").is_file():
+        if not _is_model(Path(asked)):
             raise TargetError(f"`{asked}` is not a base model: there is no `config.json` in it")
         return str(Path(asked).resolve()), ""
     if _HUB_ID.fullmatch(asked):
@@ -97,7 +97,7 @@ def _nearby(checkpoint: Checkpoint, *, online: bool) -> tuple[str | None, str]:
     places += [directory.parent / last, directory.parent.parent / last] if last not in ("", ".", "..") else []
     for place in places:
         try:
-            if (place / "config.json").is_file():
+            if _is_model(place):
                 return str(place.resolve()), ""
         except (OSError, ValueError):
             continue
@@ -111,7 +111,12 @@ def _nearby(checkpoint: Checkpoint, *, online: bool) -> tuple[str | None, str]:
 
 def _snapshot(repository: str, revision: str) -> str | None:
     snapshot = cached_snapshot(repository, revision)
-    return str(snapshot) if snapshot is not None and (snapshot / "config.json").is_file() else None
+    return str(snapshot) if snapshot is not None and _is_model(snapshot) else None
+
+
+def _is_model(directory: Path) -> bool:
+    """Whether a directory holds a model of transformers or a diffusion pipeline. Raises OSError or ValueError for odd paths."""
+    return any((directory / name).is_file() for name in ("config.json", "model_index.json"))
 
 
 def _revision(checkpoint: Checkpoint) -> str:

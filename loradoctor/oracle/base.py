@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from . import pipeline as pipelines
 from .weights import renamer
 
 # peft.utils.peft_types.TaskType → the class of transformers that a user of that task loads the base with
@@ -41,15 +42,17 @@ class Base:
     """``id(parameter)`` → every name it has in the base model; more than one when weights are tied"""
     make: Callable[[], nn.Module]
     """makes the model anew, on the meta device"""
+    pipeline: pipelines.Pipeline | None = None
+    """the diffusion pipeline that the model is a part of"""
 
     def again(self) -> Base:
         """The same base, which no adapter has touched. Raises what building it raises."""
-        return _stand_in(self.make)
+        return _stand_in(self.make, self.pipeline)
 
 
-def _stand_in(make: Callable[[], nn.Module]) -> Base:
+def _stand_in(make: Callable[[], nn.Module], pipeline: pipelines.Pipeline | None = None) -> Base:
     model = make()
-    return Base(phantom(model), type(model).__name__, parameter_names(model), make)
+    return Base(phantom(model), type(model).__name__, parameter_names(model), make, pipeline)
 
 
 def build(
@@ -60,34 +63,43 @@ def build(
     ``reference`` is a directory or a hub id, ``adapter`` the adapter's config, ``modules`` the paths that it adapts: a
     text-and-image model is often trained with the task of a language model. Raises :class:`Unbuildable`.
     """
-    from transformers import AutoConfig
-
-    extra = {"num_labels": num_labels} if num_labels else {}
     try:
-        config = AutoConfig.from_pretrained(
-            reference, revision=revision(reference, adapter), local_files_only=not online, trust_remote_code=False, **extra
-        )
+        pipeline = pipelines.at(reference)
+        config = None if pipeline else _config(reference, adapter, online=online, num_labels=num_labels)
     except BUILD_ERRORS as error:
         raise Unbuildable(_why(error)) from error
     problems: list[str] = []
     built: list[tuple[float, Base]] = []
-    for make in _candidates(config, adapter):
+    for make in pipeline.parts.values() if pipeline else _candidates(config, adapter):
         try:
-            base = _stand_in(make)
+            base = _stand_in(make, pipeline)
         except BUILD_ERRORS as error:
             problems.append(_why(error))
             continue
         built.append((_share(base.model, modules), base))
         if built[-1][0] == 1:
             break
-    if built:
-        return max(built, key=lambda entry: entry[0])[1]
+    share, best = max(built, key=lambda entry: entry[0], default=(0, None))
+    if pipeline and (best is None or (share < 1 and problems)):
+        # The part that could not be made may be the one that the adapter is for.
+        raise Unbuildable(problems[0] if problems else "it is a diffusion pipeline without a part that LoRAs are trained for")
+    if best is not None:
+        return best
     backbone = _maker("AutoModel", config)
     try:
         return _stand_in(backbone)
     except BUILD_ERRORS as error:
         problems.append(_why(error))
     raise Unbuildable(problems[0])
+
+
+def _config(reference: str, adapter: dict[str, Any], *, online: bool, num_labels: int | None) -> Any:
+    from transformers import AutoConfig
+
+    extra = {"num_labels": num_labels} if num_labels else {}
+    return AutoConfig.from_pretrained(
+        reference, revision=revision(reference, adapter), local_files_only=not online, trust_remote_code=False, **extra
+    )
 
 
 def _share(model: nn.Module, modules: Sequence[str]) -> float:

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from .base import BUILD_ERRORS, Base
+from . import pipeline as pipelines
+from .base import BUILD_ERRORS, Base, phantom
 from .load import ADAPTER, FROM_FILE, Outcome, load_beside, make_room, stored, without_init
 from .session import first_line
 
@@ -58,7 +59,7 @@ def row(loader: str, outcome: Outcome) -> Row:
 
 def others(base: Base, directory: str, config: Any, total: int, progress: Callable[[str], None]) -> list[Row]:
     """What the other loaders do with the adapter in ``directory``, each on a base of its own. ``config`` is PEFT's, disarmed."""
-    loaders: dict[str, Callable[[Base, str, Any], Row]] = {LOAD_ADAPTER: _beside, TRANSFORMERS: _by_transformers}
+    loaders = {LOAD_ADAPTER: _beside, TRANSFORMERS: _by_transformers, DIFFUSERS: _by_diffusers}
     found = []
     for loader, run in loaders.items():
         progress(f"loading it with {loader}")
@@ -66,7 +67,7 @@ def others(base: Base, directory: str, config: Any, total: int, progress: Callab
             found.append(run(base.again(), directory, copy.deepcopy(config)))
         except BUILD_ERRORS as error:
             found.append(Row(loader, "raises", 0, total, first_line(error)))
-    return [*found, Row(DIFFUSERS, "not-run", 0, total, f"`{base.class_name}` is no part of a diffusion pipeline")]
+    return found
 
 
 def _beside(base: Base, directory: str, config: Any) -> Row:
@@ -91,6 +92,24 @@ def _by_transformers(base: Base, directory: str, config: Any) -> Row:
     added = {n for n, p in model.named_parameters(remove_duplicate=False) if id(p) not in own or getattr(p, FROM_FILE, False)}
     bases = {name for group in base.names.values() for name in group}
     return _judged(report, added, names, sorted(n for n in added if n.replace(".base_layer.", ".") in bases))
+
+
+def _by_diffusers(base: Base, directory: str, _: Any) -> Row:
+    names = stored(directory)
+    if base.pipeline is None:
+        return Row(DIFFUSERS, "not-run", 0, len(names), f"`{base.class_name}` is no part of a diffusion pipeline")
+    try:
+        loaded = pipelines.load(base.pipeline, directory, phantom)
+    except pipelines.NoPipeline as error:
+        return Row(DIFFUSERS, "not-run", 0, len(names), str(error))
+    except Exception as error:  # noqa: BLE001 -- whatever the loader raises is the result
+        return Row(DIFFUSERS, "raises", 0, len(names), _error(type(error).__name__, str(error).strip()))
+    if not loaded:
+        prefixes = ", ".join(f"`{part}.`" for part in base.pipeline.parts)
+        return Row(DIFFUSERS, "none", 0, len(names), f"it takes keys that begin with {prefixes}, and says so in its log only")
+    # The scale of a module (`….alpha`) is a number, no tensor of the model.
+    wanted = sum(not name.endswith(".alpha") for name in names)
+    return Row(DIFFUSERS, "full" if loaded >= wanted else "partial", min(loaded, wanted), wanted)
 
 
 def _judged(report: Any, added: set[str], names: frozenset[str], overwritten: list[str]) -> Row:

@@ -78,6 +78,8 @@ def _missing(checkpoint: Checkpoint, name: str) -> str:
     """Why a check could not be done, ``""`` when it was."""
     if name == "files":
         return ""
+    if name == "config" and checkpoint.config is not None and checkpoint.foreign is not None and checkpoint.method is UNKNOWN:
+        return "the config is another tool's"
     if name == "config":
         return "" if checkpoint.config is not None else "there is no config to read"
     if not checkpoint.tensors:
@@ -87,6 +89,8 @@ def _missing(checkpoint: Checkpoint, name: str) -> str:
             return checkpoint.values_failure
         unknown = sorted({i.dtype for i in checkpoint.tensors.values() if not readable(i)})
         return f"values of dtype {', '.join(unknown)} cannot be read" if unknown else ""
+    if checkpoint.foreign is not None:
+        return "the tensors are another tool's"
     if checkpoint.config is None:
         return "there is no config to hold the tensors against"
     if checkpoint.method is UNKNOWN:

@@ -103,19 +103,19 @@ def run(machine: Machine, function: Function, receiver: Value | None, arguments:
     own = receiver if receiver is not None or function.owner is None else next(iter(arguments.values()), None)
     scope = machine.new_scope(function.scope, owner=function.owner, self_value=own)
     for name, value in arguments.items():
-        state.vars[scope, name] = value
+        machine.bind(name, value, scope, state)
     if receiver is not None and node.params:
-        state.vars[scope, node.params[0].name] = receiver
+        machine.bind(node.params[0].name, receiver, scope, state)
     if isinstance(node, ir.Lambda):
         machine.stack.append(node)
         try:
-            return [(value, forget(scope, after)) for value, after in evaluate.evaluate(machine, node.body, state, scope)]
+            return [(value, forget(machine, scope, after)) for value, after in evaluate.evaluate(machine, node.body, state, scope)]
         finally:
             machine.stack.pop()
     machine.entered.add(id(node))
     frame = machine.frame_of(node, (receiver, *arguments.values()))
     if not machine.worth_entering(function) and not _hands_on(node, arguments.values(), state):
-        return [(Unknown(f"{node.name}@{node.uid}{frame}()"), forget(scope, state))]
+        return [(Unknown(f"{node.name}@{node.uid}{frame}()"), forget(machine, scope, state))]
     machine.stack.append(node)
     machine.consumers.append(None)
     outside, machine.frame = machine.frame, frame
@@ -132,7 +132,7 @@ def run(machine: Machine, function: Function, receiver: Value | None, arguments:
     if node.generator:
         outcomes = [(machine.fresh(node.uid, s), s) for _, s in outcomes]
     nested = any(isinstance(s, (ir.Function, ir.Class)) for s in node.body)
-    return _join(machine, [(value, after if nested else forget(scope, after)) for value, after in outcomes])
+    return _join(machine, [(value, after if nested else forget(machine, scope, after)) for value, after in outcomes])
 
 
 def _hands_on(node: ir.Function, arguments: Iterable[Value], state: State) -> bool:
@@ -149,9 +149,10 @@ def _matters(value: Value) -> bool:
     return isinstance(value, (Function, Ref))
 
 
-def forget(scope: int, state: State) -> State:
+def forget(machine: Machine, scope: int, state: State) -> State:
     """Leave a function: its variables are gone."""
-    state.vars = {k: v for k, v in state.vars.items() if k[0] != scope}
+    for name in machine.scopes[scope].names:
+        state.vars.pop((scope, name), None)
     return state
 
 

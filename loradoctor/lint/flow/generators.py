@@ -34,9 +34,10 @@ def iterate(machine: Machine, generator: Generator, state: State, consumer: Cons
     if node in machine.stack or len(machine.stack) >= functions.DEPTH or not isinstance(node, ir.Function):
         return consumer(machine.fresh(node.uid, state), state)
     scope = machine.new_scope(generator.function.scope, owner=generator.function.owner, self_value=generator.receiver)
-    state.vars |= {(scope, name): value for name, value in generator.arguments}
+    for name, value in generator.arguments:
+        machine.bind(name, value, scope, state)
     if generator.receiver is not None and node.params:
-        state.vars[scope, node.params[0].name] = generator.receiver
+        machine.bind(node.params[0].name, generator.receiver, scope, state)
     machine.entered.add(id(node))
     depths = machine.loop_depth, machine.guard_depth
 
@@ -64,7 +65,7 @@ def iterate(machine: Machine, generator: Generator, state: State, consumer: Cons
         machine.consumers.pop()
         machine.frame = frame
         machine.loop_depth, machine.guard_depth = depths
-    return machine.join([functions.forget(scope, each) for each in (*flow.normal, *(s for _, s in flow.returned))])
+    return machine.join([functions.forget(machine, scope, each) for each in (*flow.normal, *(s for _, s in flow.returned))])
 
 
 def collected(machine: Machine, generator: Generator, state: State) -> Outcomes:

@@ -34,7 +34,7 @@ PATHS_IN_LOOPS = 4
 
 @dataclass(slots=True)
 class Scope:
-    """A namespace: the one around it, and the names that belong to other scopes."""
+    """A namespace: the one around it, the names that belong to other scopes, and those that were ever bound in it."""
 
     parent: int | None
     is_class: bool = False
@@ -42,6 +42,7 @@ class Scope:
     self_value: Value | None = None
     path: str = ""
     owner: UserClass | None = None
+    names: set[str] = field(default_factory=set)
 
 
 class Machine:
@@ -134,7 +135,12 @@ class Machine:
 
     def bind(self, name: str, value: Value, scope: int, state: State) -> None:
         """Assign a variable."""
-        state.vars[self.scopes[scope].aliases.get(name, scope), name] = value
+        place = self.scopes[scope]
+        if place.aliases:
+            home = place.aliases.get(name, scope)
+            place, scope = self.scopes[home], home
+        place.names.add(name)
+        state.vars[scope, name] = value
 
     def new_scope(self, parent: int, **options: object) -> int:
         """A namespace inside another."""

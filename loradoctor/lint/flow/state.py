@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import compress
+from operator import is_not
 from typing import TypeVar
 
 from loradoctor.lint.flow.facts import Config, Facts, Model, Optimizer, Peft, Trainer
@@ -11,6 +13,7 @@ from loradoctor.lint.ir import Node
 from loradoctor.lint.record import replace
 
 F = TypeVar("F", bound=Facts)
+K = TypeVar("K")
 
 
 class State:
@@ -113,7 +116,7 @@ _TRACKED = (Model, Peft, Trainer, Optimizer, Config)
 def _tracked(state: State) -> tuple[dict[Oid, Facts], dict[tuple[int, str], Oid]]:
     heap: dict[Oid, Facts] = {oid: facts for oid, facts in state.heap.items() if isinstance(facts, _TRACKED)}
     names: dict[tuple[int, str], Oid] = {}
-    for name, value in state.vars.items():
+    for name, value in state.vars.items() if heap else ():
         kind = type(value)
         oid = value.oid if kind is Obj else value.key if kind is Unknown else None  # type: ignore[attr-defined]
         if oid in heap:
@@ -131,16 +134,21 @@ def _join_alike(states: Iterable[State]) -> list[State]:
             continue
         for oid, facts in state.heap.items():
             twin.heap.setdefault(oid, facts)
-        for name, value in state.vars.items():
-            held = twin.vars.get(name)
-            if held is not value and held != value:  # nearly all are the very same object
-                twin.vars[name] = _either(held, value, f"either:{name[0]}:{name[1]}")
-        for attr, value in state.attrs.items():
-            known = twin.attrs.get(attr)
-            if known is not value and known != value:
-                twin.attrs[attr] = _either(known, value, f"either:{attr[0]}.{attr[1]}")
+        for name, held, value in _differing(twin.vars, state.vars):
+            twin.vars[name] = _either(held, value, f"either:{name[0]}:{name[1]}")
+        for attr, known, value in _differing(twin.attrs, state.attrs):
+            twin.attrs[attr] = _either(known, value, f"either:{attr[0]}.{attr[1]}")
         _share_conditions(twin, state)
     return [state for state, _ in joined]
+
+
+def _differing(one: dict[K, Value], other: dict[K, Value]) -> list[tuple[K, Value | None, Value]]:
+    """What another path holds that this one does not, with what this one has there."""
+    keys: Iterable[K] = other
+    if len(one) == len(other) and list(one) == list(other):  # forked from one: nearly all values are the very same objects
+        keys = compress(other, map(is_not, one.values(), other.values()))
+    pairs = ((key, one.get(key), other[key]) for key in keys)
+    return [(key, held, value) for key, held, value in pairs if held is not value and held != value]
 
 
 def _either(one: Value | None, other: Value, key: str) -> Value:

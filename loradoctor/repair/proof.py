@@ -133,7 +133,7 @@ def _multiplies(plan: Plan, a: TensorStep, b: TensorStep) -> bool:
     rows = _rows(after_b.shape[0], after_a.shape[1])
     after = _product(after_a, after_b, rows)
     before = np.zeros_like(after)
-    if len(a.sources) != len(b.sources):
+    if len(a.sources) != len(b.sources) or _sign(a, a.sources[0]) * _sign(b, b.sources[0]) < 0:
         return False
     for one, other in zip(a.sources, b.sources, strict=True):
         before = _accumulated(before, _in_place(plan, a, one), _in_place(plan, b, other), rows, _sign(a, one) * _sign(b, other))

@@ -22,6 +22,7 @@ from loradoctor.repair import planner, proof
 from loradoctor.repair.arrays import Inexact
 from loradoctor.repair.outcome import REPORT, Outcome, as_json
 from loradoctor.repair.plan import Plan, Refusal
+from loradoctor.repair.scales import scaling
 from loradoctor.repair.source import Source, opened
 from loradoctor.repair.steps.names import lower_case
 from loradoctor.repair.wishes import Wishes
@@ -139,7 +140,7 @@ def _written(source: Source, options: RepairOptions, outcome: Outcome, staging: 
     result.mkdir()
     try:
         write(plan, result)
-        proofs, remaining = _prove(plan, result, options, base, why_not)
+        proofs, remaining = _prove(plan, source.checkpoint, result, options, base, why_not)
         carried, left = carry(source.checkpoint.directory, result, source.replaced)
     except (OSError, Inexact) as error:
         refused = replace(plan, refusals=(Refusal(f"the result cannot be written: {error}"),))
@@ -229,10 +230,10 @@ def _errors(path: str) -> tuple[str, ...]:
 
 
 def _prove(
-    plan: Plan, result: Path, options: RepairOptions, base: str | None, why_not: str
+    plan: Plan, before: Checkpoint, result: Path, options: RepairOptions, base: str | None, why_not: str
 ) -> tuple[tuple[proof.Proof, ...], tuple[str, ...]]:
     written = read(str(result), result)
-    proofs = [proof.stored(plan, result), proof.updates(plan, written)]
+    proofs = [proof.stored(plan, result), proof.updates(plan, written), scaling(plan, before, written)]
     report = check(str(result), _options(options, base or "none"))
     errors = report.at_least(Severity.ERROR)
     incomplete = [d for d in errors if d.code == "LD002"]

@@ -38,8 +38,9 @@ def repaired(directory, base, tmp_path, *, proved=True, **wishes):
     (outcome,) = repair(str(directory), RepairOptions(output=str(tmp_path / "new"), base=base, wishes=Wishes(**wishes)))
     assert outcome.status == "repaired", (outcome.plan.refusals, outcome.proofs)
     looked = {p.name: p.status for p in outcome.proofs}
-    assert looked == {"bytes": "passed", "updates": looked["updates"], "check": "passed", "peft": "passed"}
+    assert (looked["bytes"], looked["check"], looked["peft"]) == ("passed", "passed", "passed")
     assert not proved or looked["updates"] == "passed"
+    assert not proved or "alpha" in wishes or looked["scaling"] == "passed"
     return tmp_path / "new", outcome
 
 
@@ -189,10 +190,14 @@ REFUSED = {
 }
 
 
+NEED_THE_BASE = frozenset({"122", "202", "203", "207"})
+"""Only the base shows what is missing; for the others it would change nothing."""
+
+
 @pytest.mark.parametrize("number", sorted(REFUSED))
 def test_where_a_guess_would_be_needed_nothing_is_written(number, case, bases, tmp_path):
     broken = case(number)
-    (outcome,) = repair(str(broken), RepairOptions(output=str(tmp_path / "new"), base=bases()))
+    (outcome,) = repair(str(broken), RepairOptions(output=str(tmp_path / "new"), base=bases() if number in NEED_THE_BASE else "none"))
     assert outcome.status == "refused"
     assert REFUSED[number] in outcome.plan.refusals[0].what
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith((".", "new"))) == []

@@ -152,7 +152,7 @@ def test_the_report_beside_the_result_tells_every_change(broken, tmp_path):
     assert {c["field"]: (c["old"], c["new"]) for c in report["changes"]["config"]} == {"r": (8, 4)}
     assert len(report["changes"]["tensors"]) == 12
     assert {p["name"]: p["status"] for p in report["proof"]} == {
-        "bytes": "passed", "updates": "passed", "check": "passed", "peft": "not-run",
+        "bytes": "passed", "updates": "passed", "scaling": "passed", "check": "passed", "peft": "not-run",
     }  # fmt: skip
     name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
     (change,) = [c for c in report["changes"]["tensors"] if c["name"] == name]

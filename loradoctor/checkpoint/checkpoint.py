@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loradoctor.checkpoint import adapter_config, weights
+from loradoctor.checkpoint import adapter_config, neighbours, weights
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.evidence import Evidence
 from loradoctor.checkpoint.fault import Fault, ReadError
@@ -19,10 +19,10 @@ from loradoctor.checkpoint.tensor import TensorInfo
 from loradoctor.diagnostic import Finding, Location
 
 if TYPE_CHECKING:
-    from loradoctor.checkpoint.kind import Kind
-    from loradoctor.checkpoint.structure import Structure
     from loradoctor.checkpoint.delta import Measured
+    from loradoctor.checkpoint.kind import Kind
     from loradoctor.checkpoint.spectrum import Spectrum
+    from loradoctor.checkpoint.structure import Structure
     from loradoctor.checkpoint.values import TensorStats
 
 TRAINER_STATE = "trainer_state.json"
@@ -232,7 +232,7 @@ def read(path: str, directory: Path, weights_file: Path | None = None) -> Checkp
             )
         )
     found = weights.find(directory, weights_file)
-    if config is None and not config_path.exists() and _needs_no_config(found.tensors, found.faults):
+    if config is None and not config_path.exists() and _needs_no_config(found):
         faults.clear()
     kind = "trainer-checkpoint" if (directory / TRAINER_STATE).is_file() else "adapter"
     return Checkpoint(
@@ -248,9 +248,10 @@ def read(path: str, directory: Path, weights_file: Path | None = None) -> Checkp
     )
 
 
-def _needs_no_config(tensors: Mapping[str, TensorInfo], faults: tuple[Fault, ...]) -> bool:
+def _needs_no_config(found: weights.Weights) -> bool:
     """Whether another tool's file lies here, or none at all: that is the finding, not that PEFT's config is missing as well."""
-    causes = {f.data.get("cause") for f in faults}
-    if any(f.kind == "foreign-format" for f in faults) or causes & {"partitioned", "inside-a-model", "several"}:
+    causes = {f.data.get("cause") for f in found.faults}
+    if any(f.kind == "foreign-format" for f in found.faults) or causes & {"partitioned", "inside-a-model", "several"}:
         return True
-    return recognise(tensors, configured=False) is not None
+    other = found.path is not None and neighbours.is_other_tools(found.path.name)
+    return other or recognise(found.tensors, configured=False) is not None

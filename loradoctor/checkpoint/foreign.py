@@ -45,7 +45,7 @@ FORMATS = (
     ),
     Format(
         "diffusers",
-        "diffusers' attention processors (`lora.down`, `lora.up`)",
+        "older versions of diffusers (`lora.down`, `lora.up`)",
         re.compile(r"\.(\w*_)?lora\.(down|up)\.|processor\.\w+_lora\.|\.lora_linear_layer\.(down|up)\."),
         "load it with `load_lora_weights` of diffusers",
     ),

@@ -87,7 +87,9 @@ def _header(path: Path, data: bytes, size: int) -> Header:
         raise _broken(path, f"has a header that cannot be parsed: {type(error).__name__}", "header-json") from error
     if not isinstance(raw, dict):
         raise _broken(path, "has a header that is not an object", "header-json")
-    metadata = raw.pop("__metadata__", {})
+    metadata = raw.pop("__metadata__", None)
+    if metadata is None:  # MLX writes null where there is none; safetensors reads it so
+        metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _broken(path, "has a `__metadata__` that does not map text to text", "header-json")
     base = 8 + len(data)

@@ -18,7 +18,7 @@ _TITLES = {
     "kohya": "LoRA file of kohya's scripts",
     "lycoris": "LyCORIS file",
     "comfyui": "LoRA file for ComfyUI",
-    "diffusers": "LoRA file of diffusers' older attention processors",
+    "diffusers": "LoRA file of an older version of diffusers",
     "diffusers-pipeline": "LoRA file of a diffusers pipeline",
     "gguf": "LoRA in GGUF for llama.cpp",
     "gguf-quantized": "quantized LoRA in GGUF for llama.cpp",

@@ -67,7 +67,7 @@ def look(directory: Path, read: Reader) -> Found:
     known = [n for pattern, _ in _NAMED for n in files if pattern.fullmatch(n)]
     for name in (n for n in known if not _is_full_model(n)):
         if _is_damaged(directory / name, read):
-            return Found(directory / name, _misnamed(known))
+            return Found(directory / name, None)
         if holds_adapter(directory / name, read):
             return Found(directory / name, None if _speaks_for_itself(directory / name, read) else _misnamed(known))
     if parts := [p.name for p in entries if is_partitioned(p.name)]:

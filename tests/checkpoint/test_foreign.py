@@ -209,7 +209,23 @@ def test_an_adapter_under_another_name_is_one(tmp_path: Path) -> None:
 def test_a_damaged_file_under_another_tool_s_name_is_first_of_all_damaged(tmp_path: Path) -> None:
     mlx(tmp_path / "a")
     (tmp_path / "a" / "adapters.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 100\n")
-    assert "LD503" in [d.code for d in checked(tmp_path / "a").diagnostics]
+    assert [d.code for d in checked(tmp_path / "a").diagnostics if d.severity is Severity.ERROR] == ["LD503"]
+
+
+def test_a_pointer_under_diffusers_name_needs_no_config_of_peft(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_lora_weights.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 100\n")
+    assert [d.code for d in checked(tmp_path).diagnostics] == ["LD503"]
+
+
+def test_metadata_that_is_null_is_none(tmp_path: Path) -> None:
+    """MLX's own writer puts `"__metadata__":null` into every header, and safetensors reads it."""
+    mlx(tmp_path / "a")
+    path = tmp_path / "a" / "adapters.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps({"__metadata__": None, **json.loads(data[8 : 8 + length])}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    assert [d.code for d in checked(tmp_path / "a").diagnostics if d.severity is Severity.ERROR] == ["LD509"]
 
 
 # -- who wrote it ---------------------------------------------------------------------------------------------------------------------

@@ -33,8 +33,7 @@ def convert(checkpoint: Checkpoint, bases: Mapping[str, BaseModel]) -> dict[str,
     parameters = raw.get("lora_parameters")
     parameters = parameters if isinstance(parameters, dict) else {}
     scale = number(parameters.get("scale"))
-    peft = raw.get("peft_type") is not None
-    if scale is None and not peft:
+    if scale is None and raw.get("peft_type") is None:
         refusals.append(
             Refusal("the config has no `lora_parameters.scale`", "the factor that the training used (mlx-lm's default is 20.0)")
         )
@@ -45,7 +44,7 @@ def convert(checkpoint: Checkpoint, bases: Mapping[str, BaseModel]) -> dict[str,
         refusals.append(Refusal(f"{listed(strange)} are no tensors that mlx-lm's LoRA has"))
     parts: list[Part] = []
     for module, leaves in _modules(checkpoint).items():
-        found = _part(checkpoint, module, leaves, None if peft else scale or 1.0)
+        found = _part(checkpoint, module, leaves, scale if scale is not None or raw.get("peft_type") else 1.0)
         if isinstance(found, Part):
             parts.append(found)
         else:

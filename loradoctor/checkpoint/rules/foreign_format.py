@@ -56,7 +56,8 @@ def foreign_format(checkpoint: Checkpoint) -> Iterator[Finding]:
         )
         return
     config = checkpoint.config
-    if config is not None and config.peft_type is None and config.get("lora_parameters") is not None:
+    unreadable = checkpoint.weights is not None and checkpoint.faults and not checkpoint.tensors
+    if config is not None and config.peft_type is None and config.get("lora_parameters") is not None and not unreadable:
         yield checkpoint.finding(
             "the config is MLX's: it has `lora_parameters` instead of `peft_type` and `r`",
             "lora_parameters",

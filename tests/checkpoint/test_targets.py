@@ -16,7 +16,7 @@ from loradoctor.checkpoint.checkpoint import read
 from loradoctor.checkpoint.evidence import Evidence
 from loradoctor.checkpoint.run import CheckOptions, check
 from loradoctor.checkpoint.targets import NAMES, UnknownTarget, known, obstacles, runtime
-from loradoctor.checkpoint.targets.features import FEATURES
+from loradoctor.checkpoint.targets.features import FEATURES, WHOLE
 from loradoctor.checkpoint.targets.punica import padded
 
 WIDTH = 32
@@ -73,6 +73,7 @@ class Made:
 
 
 Q0 = f"{PREFIX}.0.self_attn.q_proj"
+BIASES: Shapes = {f"{PREFIX}.{i}.self_attn.{m}.base_layer.bias": (WIDTH,) for i in (0, 1) for m in ("q_proj", "v_proj")}
 EMBED = "base_model.model.model.embed_tokens"
 MLX_CONFIG = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": {"rank": 8, "scale": 20.0, "dropout": 0.0}}
 MLX_SHAPES: Shapes = {"model.layers.0.mlp.up_proj.lora_a": (WIDTH, 8), "model.layers.0.mlp.up_proj.lora_b": (8, WIDTH)}
@@ -83,7 +84,8 @@ LLAMA = {"model_type": "llama", "num_hidden_layers": 2, "vocab_size": 40}
 VISION = halves("base_model.model.model.vision_tower.layers.0.self_attn.q_proj")
 EXPERT = f"{PREFIX}.0.mlp.experts.3.w1"
 TRIPPED: dict[str, tuple[Made, Made]] = {
-    "format": (Made(shapes={k.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): s for k, s in SOUND.items()}), Made()),
+    "format": (MLX, Made()),
+    "foreign-names": (Made(shapes={k.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): s for k, s in SOUND.items()}), Made()),
     "method": (Made({"peft_type": "ADALORA"}), Made()),
     "pickle": (Made(weights="adapter_model.bin"), Made()),
     "dora": (Made({"use_dora": True}, {f"{Q0}.lora_magnitude_vector": (WIDTH,)}), Made({"use_dora": False})),
@@ -93,7 +95,7 @@ TRIPPED: dict[str, tuple[Made, Made]] = {
         Made({"rank_pattern": {"v_proj": 16}}, shapes={**layers("self_attn.q_proj"), **layers("self_attn.v_proj", rank=16)}),
         Made({"rank_pattern": {"k_proj": 16}}),
     ),
-    "bias": (Made({"bias": "lora_only"}, {f"{Q0}.base_layer.bias": (WIDTH,)}), Made({"bias": "lora_only"})),
+    "bias": (Made({"bias": "lora_only"}, BIASES), Made({"bias": "lora_only"})),
     "bias-field": (Made({"bias": "lora_only"}), Made({"bias": "none"})),
     "lora-bias": (Made({"lora_bias": True}, {f"{Q0}.lora_B.bias": (WIDTH,)}), Made({"lora_bias": False})),
     "modules-to-save": (
@@ -113,9 +115,12 @@ TRIPPED: dict[str, tuple[Made, Made]] = {
     ),
     "rewriting-init": (Made({"init_lora_weights": "pissa_niter_4"}), Made({"init_lora_weights": "gaussian"})),
     "alora": (Made({"alora_invocation_tokens": [1, 2]}), Made({"alora_invocation_tokens": None})),
-    "layer-replication": (Made({"layer_replication": [[0, 2], [1, 2]]}), Made({"layer_replication": None})),
-    "bdlora": (Made({"use_bdlora": {"nblocks": 2}}), Made({"use_bdlora": None})),
-    "qalora": (Made({"use_qalora": True}), Made({"use_qalora": False})),
+    "layer-replication": (
+        Made({"layer_replication": [[0, 2], [1, 2]]}, layers("self_attn.q_proj", "self_attn.v_proj", indices=(2,))),
+        Made({"layer_replication": None}),
+    ),
+    "bdlora": (Made({"use_bdlora": {"nblocks": 2}}, {k: (WIDTH, 4) for k in SOUND if "lora_B" in k}), Made({"use_bdlora": None})),
+    "qalora": (Made({"use_qalora": True}, {k: (8, WIDTH // 2) for k in SOUND if "lora_A" in k}), Made({"use_qalora": False})),
     "further-tensors": (Made(more={f"{Q0}.lora_diag": (8,)}), Made()),
     "fused-experts": (
         Made({"target_parameters": ["mlp.experts.gate_up_proj"]}, halves(f"{PREFIX}.0.mlp.experts")),
@@ -220,7 +225,7 @@ def test_a_row(name: str, cause: str, refuses: bool, made: tuple[Made, Made], tm
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_of_a_table_has_a_detector_and_a_source(name: str) -> None:
     target = runtime(name)
-    assert set(target.reactions) <= {*FEATURES, "format", "method"}
+    assert set(target.reactions) <= {*FEATURES, *WHOLE}
     assert (target.name, bool(target.title), bool(target.version)) == (name, True, True)
     for reaction in target.reactions.values():
         assert "/" in reaction.source or ".py" in reaction.source

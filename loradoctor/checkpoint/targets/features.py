@@ -18,18 +18,18 @@ _BARE = re.compile(r"(?:layers|h|blocks)\.\d+\.")
 _OUTPUTS = frozenset({"lm_head", "embed_out", "output"})
 
 
-def another_format(facts: Facts) -> Trace | None:
-    """The directory is another tool's, and not in PEFT's format."""
-    if facts.mlx:
-        return Trace("it is in MLX's format, not in PEFT's", of="directory")
+def _format(facts: Facts) -> Trace | None:
+    return Trace("it is in MLX's format, not in PEFT's", of="directory") if facts.mlx else None
+
+
+def _foreign_names(facts: Facts) -> Trace | None:
     foreign = facts.checkpoint.foreign
     if foreign is not None:
         return Trace(f"its tensors have the names of another format ({foreign[0].title})", key=foreign[1][0], of="weights")
     return None
 
 
-def another_method(facts: Facts) -> Trace | None:
-    """The method is not LoRA."""
+def _method(facts: Facts) -> Trace | None:
     peft_type = facts.get("peft_type")
     if peft_type is None or peft_type == "LORA":
         return None
@@ -207,6 +207,9 @@ def _resized(facts: Facts) -> Trace | None:
         return None
     return Trace(f"its embedding has {rows[names[0]][0]:,} tokens and the base {vocabulary:,}", names[0], "weights", names)
 
+
+WHOLE: Mapping[str, Callable[[Facts], Trace | None]] = {"format": _format, "foreign-names": _foreign_names, "method": _method}
+"""What an adapter is, where that says all there is to say."""
 
 FEATURES: Mapping[str, Callable[[Facts], Trace | None]] = {
     "pickle": _pickle,

@@ -71,6 +71,7 @@ TARGET = Target(
     "0c1e57098",
     {
         "format": refuses("the converter reads PEFT's names and config only", "convert it to PEFT's format first", _CONVERT),
+        "foreign-names": refuses("the conversion ends with `Unexpected name`", "convert it to PEFT's format first", _CONVERT),
         "method": _unexpected("only LoRA is converted"),
         "dora": _unexpected("magnitudes have no place in the format"),
         "rslora": gets_wrong("scales by alpha / r and not by alpha / √r", "`use_rslora` is not converted: the adapter acts with a "

@@ -102,7 +102,7 @@ TARGET = Target(
     "ollama",
     "0.33.0-rc2",
     {
-        "format": refuses("it reads the names of PEFT and MLX only", "convert it to PEFT's format first", _NAMES),
+        "foreign-names": _at_run(_SUFFIX, "convert it to PEFT's format first"),
         "method": _at_run(f"{_SUFFIX}; it knows LoRA only"),
         "pickle": refuses("`unknown tensor format`: it looks for `*.safetensors`", "save it with `safe_serialization=True`", _READER),
         "dora": _at_run(_SUFFIX),

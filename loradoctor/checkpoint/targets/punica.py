@@ -31,7 +31,8 @@ def reactions(names: str, weights: str) -> Mapping[str, Reaction]:
     unmatched = "only `….lora_A.weight` and `….lora_B.weight` are looked up, by whole names; the rest is not even listed as unused"
     nothing = "no name matches, and the base model answers"
     return {
-        "format": refuses("it reads PEFT's names and config only", "convert it to PEFT's format first", names),
+        "format": refuses("PEFT's own config class is asked, which needs `peft_type`", "convert it to PEFT's format first", names),
+        "foreign-names": gets_wrong("serves the base model", nothing, "convert it to PEFT's format first", names),
         "method": refuses("it serves LoRA only: the config has no `r` and `lora_alpha`, or no tensor matches", MERGE, names),
         "pickle": refuses("`No adapter weights found`: only `.safetensors` is read from a local directory",
                           "save it with `safe_serialization=True`", weights),

@@ -119,6 +119,8 @@ TARGET = Target(
     "0.5.23",
     {
         "format": refuses("it reads PEFT's names and config only", "convert it to PEFT's format first", _CONFIG),
+        "foreign-names": gets_wrong("serves the base model", "only names with `lora_A` are taken for first halves, and none has it",
+                                    "convert it to PEFT's format first", _POOL),
         "method": refuses("it asserts that `peft_type` is LORA", MERGE, _ADAPTER),
         "dora": refuses("`LoRA serving currently doesn't support DoRA adapters`", MERGE, _MANAGER),
         "rslora": gets_wrong("scales by alpha / r and not by alpha / √r", "the adapter acts with a fraction of its strength",

@@ -66,16 +66,13 @@ class Target:
 
     def obstacles(self, facts: Facts) -> Iterator[Obstacle]:
         """Everything that stands between the adapter and this runtime; nothing when the files do not tell."""
-        from loradoctor.checkpoint.targets.features import FEATURES, another_format, another_method
+        from loradoctor.checkpoint.targets.features import FEATURES, WHOLE
 
         # Another format or another method is the whole story: nothing else about it would be news.
-        whole = None if self.reads_mlx and facts.mlx else another_format(facts)
-        cause = "format"
-        if whole is None and not facts.mlx:
-            whole, cause = another_method(facts), "method"
-        if whole is not None and cause in self.reactions:
-            yield self._obstacle(cause, whole, self.reactions[cause], facts)
-            return
+        for cause, detect in WHOLE.items():
+            if cause in self.reactions and (trace := detect(facts)) is not None and not (self.reads_mlx and facts.mlx):
+                yield self._obstacle(cause, trace, self.reactions[cause], facts)
+                return
         if not facts.mlx:
             for name, detect in FEATURES.items():
                 if name in self.reactions and (trace := detect(facts)) is not None:

@@ -55,6 +55,7 @@ TARGET = Target(
     "30e6fb55",
     {
         "format": refuses("it reads PEFT's names and config only", "convert it to PEFT's format first", _NAMES),
+        "foreign-names": refuses("a KeyError, `unsupported key … from HF LoRA weights`", "convert it to PEFT's format first", _NAMES),
         "method": _unsupported("it serves LoRA only"),
         "alpha-pattern": gets_wrong("scales every module by `lora_alpha` / its rank", "`alpha_pattern` is not read",
                                     without_alpha_pattern("rank"), _LOAD),

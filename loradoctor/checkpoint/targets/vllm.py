@@ -52,6 +52,7 @@ TARGET = Target(
     "0.33.0",
     {
         "format": refuses("it reads PEFT's names and config only", "convert it to PEFT's format first", _NAMES),
+        "foreign-names": refuses("`… is unsupported LoRA weight`", "convert it to PEFT's format first", _NAMES),
         "method": refuses("it serves LoRA only", MERGE, "vllm/lora/peft_helper.py, PEFTHelper.from_dict"),
         "dora": _stops("`vLLM does not yet support DoRA`"),
         "bias-field": refuses("`Adapter bias is not supported`", "set it to `none` if the file has no biases; else " + MERGE, _LEGAL),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +309,32 @@ def test_ia3_of_lycoris_is_refused(tmp_path: Path) -> None:
         tensors |= {f"{stem}.weight": drawn(1, 12), f"{stem}.on_input": torch.tensor(0)}
     source = put(tmp_path / "file", "style.safetensors", tensors)
     assert "(IA)³" in refused(source / "style.safetensors", base(tmp_path / "base", unet=Denoiser()))
+
+
+def original_names() -> list[str]:
+    """Modules of SDXL's UNet under the names of the original code, as kohya's scripts write them."""
+    inner = [
+        "proj_in",
+        "proj_out",
+        *(f"transformer_blocks_1_{m}" for m in ("attn1_to_q", "attn1_to_out_0", "attn2_to_k", "ff_net_0_proj", "ff_net_2")),
+    ]
+    resnet = ["in_layers_2", "out_layers_3", "emb_layers_1"]
+    names = [f"{'input' if i < 9 else 'output'}_blocks_{i % 9}" for i in range(18)]
+    found = [f"{n}_0_{m}" for n in names if n not in ("input_blocks_0", "input_blocks_3", "input_blocks_6") for m in resnet]
+    found += [f"input_blocks_{i}_1_{m}" for i in (4, 5, 7, 8) for m in inner]
+    found += [f"output_blocks_{i}_1_{m}" for i in range(6) for m in inner]
+    found += [f"middle_block_{i}_{m}" for i in (0, 2) for m in resnet] + [f"middle_block_1_{m}" for m in inner]
+    return [*found, "input_blocks_3_0_op", "input_blocks_6_0_op", "output_blocks_2_2_conv", "output_blocks_5_2_conv"]
+
+
+def test_sdxl_s_names_are_those_of_diffusers_itself() -> None:
+    utilities = pytest.importorskip("diffusers.loaders.lora_conversion_utils", exc_type=ImportError)
+    state = {f"lora_unet_{name}.lora_down.weight": name for name in original_names()}
+    moved = utilities._maybe_map_sgm_blocks_to_diffusers(state, argparse.Namespace(layers_per_block=2))
+    assert len(moved) == len(original_names())
+    for key, name in moved.items():
+        theirs = utilities._convert_unet_lora_key(key).replace(".processor", "")
+        theirs = re.sub(r"\.to_(\w+)_lora\.", lambda m: f".to_{'out.0' if m[1] == 'out' else m[1]}.lora.", theirs).replace(
+            ".lora.down.weight", ""
+        )
+        assert renumbered(name) == theirs.replace(".lora_down.weight", "").replace(".", "_"), name

@@ -111,6 +111,8 @@ def _check(options: Namespace) -> int:
     try:
         if options.recursive or options.format == "jsonl":
             return _check_each(options, settings, wanted)
+        if options.jobs is not None:
+            raise UsageError("`--jobs` needs `-r`")
         with _spinner("checking against the base model") if options.base != "none" else nullcontext():
             report = check_many(options.targets, wanted)
     except TargetError as error:

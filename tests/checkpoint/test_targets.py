@@ -97,7 +97,7 @@ TRIPPED: dict[str, tuple[Made, Made]] = {
     ),
     "bias": (Made({"bias": "lora_only"}, BIASES), Made({"bias": "lora_only"})),
     "bias-field": (Made({"bias": "lora_only"}), Made({"bias": "none"})),
-    "lora-bias": (Made({"lora_bias": True}, {f"{Q0}.lora_B.bias": (WIDTH,)}), Made({"lora_bias": False})),
+    "lora-bias": (Made({"lora_bias": True}, {k.replace(".weight", ".bias"): (WIDTH,) for k in SOUND if "lora_B" in k}), Made({"lora_bias": False})),
     "modules-to-save": (
         Made({"modules_to_save": ["post_norm"]}, {"base_model.model.post_projection.weight": (WIDTH, WIDTH)}),
         Made({"modules_to_save": None}),

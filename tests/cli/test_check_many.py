@@ -134,6 +134,7 @@ def test_only_directories_are_searched(loradoctor, project, argument, says):
 
 def test_jobs_must_make_sense(loradoctor, project):
     assert loradoctor("check", "-r", "--jobs", "0", ".").code == 2
+    assert loradoctor("check", "--jobs", "2", ".").err == "loradoctor: error: `--jobs` needs `-r`\n"
 
 
 def test_targets_are_judged_for_every_one(loradoctor, runs):

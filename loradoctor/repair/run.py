@@ -141,18 +141,16 @@ def _written(source: Source, options: RepairOptions, outcome: Outcome, staging: 
     try:
         write(plan, result)
         proofs, remaining = _prove(plan, source.checkpoint, result, options, base, why_not)
+        if any(p.status == proof.FAILED for p in proofs):
+            return replace(outcome, status="not-proved", proofs=proofs, remaining=remaining)
         carried, left = carry(source.checkpoint.directory, result, source.replaced)
+        done = replace(outcome, status="repaired", proofs=proofs, remaining=remaining, carried=tuple(carried), left=tuple(left))
+        (result / REPORT).write_text(json.dumps(as_json(done), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _settle(result, Path(outcome.output))
     except (OSError, Inexact) as error:
         refused = replace(plan, refusals=(Refusal(f"the result cannot be written: {error}"),))
         return replace(outcome, status="refused", plan=refused)
-    bad = any(p.status == proof.FAILED for p in proofs)
-    outcome = replace(
-        outcome, status="not-proved" if bad else "repaired", proofs=proofs, remaining=remaining, carried=tuple(carried), left=tuple(left)
-    )
-    if not bad:
-        (result / REPORT).write_text(json.dumps(as_json(outcome), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        _settle(result, Path(outcome.output))
-    return outcome
+    return done
 
 
 def _settle(result: Path, output: Path) -> None:
@@ -173,7 +171,10 @@ def _staging(options: RepairOptions, below: str) -> Iterator[Path]:
     if parent is not None:
         while not parent.exists():
             parent = parent.parent
-    made = Path(tempfile.mkdtemp(prefix=".loradoctor-repair-", dir=parent))
+    try:
+        made = Path(tempfile.mkdtemp(prefix=".loradoctor-repair-", dir=parent))
+    except OSError as error:
+        raise TargetError(f"`{options.output}` cannot be written: {(error.strerror or str(error)).lower()}") from error
     try:
         yield made
     finally:

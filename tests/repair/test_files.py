@@ -109,6 +109,25 @@ def test_missing_directories_above_the_output_are_made(broken, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
 
 
+@pytest.mark.parametrize("parent", ["file", "/proc/self"])
+def test_an_output_that_cannot_be_made_is_an_error(parent, broken, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TargetError, match="cannot be written"):
+        into(broken, tmp_path / parent / "new")
+
+
+def test_an_output_that_appears_meanwhile_is_not_replaced(broken, tmp_path, monkeypatch):
+    def slow(*arguments):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "mine.txt").write_text("mine")
+        return carry(*arguments)
+
+    carry = running.carry
+    monkeypatch.setattr(running, "carry", slow)
+    assert into(broken, tmp_path / "new").status == "refused"
+    assert contents(tmp_path / "new") == {"mine.txt": b"mine"}
+
+
 def test_a_dry_run_writes_nothing(broken, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     (outcome,) = repair(str(broken), RepairOptions(dry_run=True, base="none"))

@@ -25,6 +25,8 @@ LARGEST_CORES = 1 << 22
 """Numbers in the r x r matrices of all experts of one module: 32 MB, which waits until both halves are read."""
 _WIDEST = 1 << 16
 """Columns of a half with experts: one row of them has to fit the buffers."""
+_BEYOND = 1e150
+"""The square of a singular value from here on is beyond double precision."""
 _DIAGONALS = ("lora_E", "lora_diag")
 """What AdaLoRA and KaSA put between the halves, one number per direction."""
 
@@ -160,22 +162,29 @@ def _order(checkpoint: Checkpoint, owners: Mapping[str, Update]) -> Iterable[str
 
 def _cores(update: Update, grams: list[Bits | None]) -> Iterable[tuple[int, Bits, Bits]]:
     right, left = grams[0], grams[1]
+    import numpy as np
+
     if right is None or left is None:
         return
     if update.diagonal is not None:
         if grams[2] is None:
             return
-        right = right * grams[2]  # (diag(d) A)(diag(d) A)ᵀ = ddᵀ ∘ AAᵀ
-    square = update.scaling * update.scaling
-    if math.isfinite(square):
-        yield from ((expert, left[expert] * square, right[expert]) for expert in range(update.experts))
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            right = right * grams[2]  # (diag(d) A)(diag(d) A)ᵀ = ddᵀ ∘ AAᵀ
+        if not np.isfinite(right).all():
+            return
+    yield from ((expert, left[expert], right[expert]) for expert in range(update.experts))
 
 
 def _keep(spectra: dict[tuple[str, int], Spectrum], solved: Iterable[tuple[tuple[Update, int], Bits]]) -> None:
+    import numpy as np
+
     for (update, expert), values in solved:
-        few = values[: min(update.rank, *update.shape)].copy()
-        number = expert if update.experts > 1 else None
-        spectra[update.module, expert] = Spectrum(update.module, number, update.rank, update.shape, few)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            few = values[: min(update.rank, *update.shape)] * abs(update.scaling)
+        if few[0] < _BEYOND:
+            number = expert if update.experts > 1 else None
+            spectra[update.module, expert] = Spectrum(update.module, number, update.rank, update.shape, few)
 
 
 def exceeds(checkpoint: Checkpoint, update: Update, limit: float) -> bool:

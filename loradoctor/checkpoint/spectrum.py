@@ -67,12 +67,15 @@ def singular_values(left: Bits, right: Bits) -> Bits:
     """(n, r): the singular values of BA, descending, from ``left`` = BᵀB and ``right`` = AAᵀ, each (n, r, r) in double precision.
 
     With BᵀB = PᵀP and AAᵀ = QᵀQ, BA has the singular values of PQᵀ (both orthonormal outer parts drop out). Only the roots are taken of
-    squared matrices, never of the product, so values down to about 1e-8·‖A‖‖B‖ are content.
+    squared matrices, never of the product, so values down to about 1e-8·‖A‖‖B‖ are content. Infinite where BA is beyond double precision.
     """
     import numpy as np
 
-    product = _root(left) @ _root(right).transpose(0, 2, 1)
-    values: Bits = np.linalg.svd(product, compute_uv=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = _root(left) @ _root(right).transpose(0, 2, 1)
+    usable = np.isfinite(product).all(axis=(1, 2))
+    values: Bits = np.linalg.svd(np.where(usable[:, None, None], product, 0.0), compute_uv=False)
+    values[~usable] = np.inf
     return values
 
 
@@ -85,7 +88,7 @@ def _root(squares: Bits) -> Bits:
 
     lengths = np.sqrt(np.maximum(np.diagonal(squares, axis1=1, axis2=2), 0.0))
     lengths = np.where(lengths > 0, lengths, 1.0)
-    squares = squares / (lengths[:, :, None] * lengths[:, None, :])
+    squares = squares / lengths[:, :, None] / lengths[:, None, :]
     try:
         root: Bits = np.linalg.cholesky(squares).transpose(0, 2, 1)
     except np.linalg.LinAlgError:  # dependent or zero directions: several times slower, but never fails

@@ -178,6 +178,29 @@ def test_a_module_with_a_value_that_is_no_number_has_no_spectrum(tmp_path: Path,
     assert [s.module for s in write(tmp_path / "a", tensors, target_modules=["q", "v"]).spectra()] == ["v"]
 
 
+@pytest.mark.parametrize(("a", "b", "alpha"), [(1e200, 1.0, 8), (1e150, 1e150, 8), (1.0, 1.0, 1e300), (1e-200, 1e200, 8)])
+def test_updates_beyond_double_precision_have_no_spectrum(tmp_path: Path, a: float, b: float, alpha: float) -> None:
+    tensors = {"q.lora_A.weight": np.full((4, 9), a), "q.lora_B.weight": np.full((7, 4), b)}
+    checkpoint = write(tmp_path / "a", tensors, lora_alpha=alpha)
+    assert checkpoint.spectra() == ()
+    assert checkpoint.values_failure == ""
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    numbers=st.lists(st.floats(width=64), min_size=16, max_size=16),
+    alpha=st.floats(allow_nan=False, allow_infinity=False),
+    diagonal=st.booleans(),
+)
+def test_no_double_is_too_odd(tmp_path: Path, numbers: list[float], alpha: float, diagonal: bool) -> None:
+    values = np.array(numbers)
+    tensors = {"q.lora_A.weight": values[:6].reshape(2, 3), "q.lora_B.weight": values[6:14].reshape(4, 2)}
+    if diagonal:
+        tensors["q.lora_diag"] = values[14:]
+    for spectrum in write(tmp_path / "a", tensors, r=2, lora_alpha=alpha).spectra():
+        assert all(np.isfinite([spectrum.norm, spectrum.largest, spectrum.effective_rank, spectrum.dominance]))
+
+
 @pytest.mark.parametrize("tensors", [{"q.lora_A.weight": (4, 9)}, {"q.lora_A.weight": (4, 9), "q.lora_B.weight": (7, 3)}])
 def test_halves_that_do_not_fit_have_no_spectrum(tmp_path: Path, tensors: dict[str, tuple[int, int]]) -> None:
     assert write(tmp_path / "a", {n: np.ones(s, "f4") for n, s in tensors.items()}).spectra() == ()

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -41,8 +42,8 @@ def jobs_by_default() -> int:
 
 
 def can_fork() -> bool:
-    """Whether the system starts processes by copying this one."""
-    return "fork" in multiprocessing.get_all_start_methods()
+    """Whether the system can start processes by copying this one; macOS can, but its own libraries do not survive it."""
+    return sys.platform != "darwin" and "fork" in multiprocessing.get_all_start_methods()
 
 
 def spread(work: Callable[[T], R], items: Iterable[T], jobs: int, timeout: float) -> Iterator[tuple[T, R | Lost]]:

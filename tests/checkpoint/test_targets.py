@@ -304,6 +304,16 @@ def test_names_are_taken_as_people_write_them() -> None:
         known(["triton"])
 
 
+def test_targets_of_the_function(tmp_path: Path) -> None:
+    import loradoctor
+
+    path = Made({"use_dora": True}).write(tmp_path)
+    found = loradoctor.check(path, base=None, targets=["vLLM", "mlx"], isolated=True).diagnostics
+    assert [d.data["target"] for d in found if d.code == "LD820"] == ["mlx", "vllm"]
+    with pytest.raises(loradoctor.ConfigError, match="`triton`"):
+        loradoctor.check(path, base=None, targets="triton", isolated=True)
+
+
 HOSTILE: list[Callable[[], Made]] = [
     lambda: Made({"rank_pattern": 5, "alpha_pattern": ["x"], "target_modules": {"a": 1}, "modules_to_save": 3, "use_bdlora": [1]}),
     lambda: Made({"rank_pattern": {"(": "x"}, "alpha_pattern": {"(": 1}, "r": "8", "lora_alpha": "16", "bias": 7}),

@@ -89,6 +89,14 @@ def test_any_bits_give_what_numpy_gives(tmp_path: Path, dtype: str, data: bytes)
     assert (stats.nans, stats.infs) == (int(np.isnan(wide).sum()), int(np.isinf(wide).sum()))
     assert stats.zeros == int((finite == 0).sum())
     assert stats.absmax == (np.abs(finite).max() if finite.size else 0.0)
+    smallest = float(ml_dtypes.finfo(KINDS[dtype]).smallest_normal)
+    assert stats.subnormals == int(((finite != 0) & (np.abs(finite) < smallest)).sum())
+
+
+@pytest.mark.parametrize(("dtype", "smallest"), [("F16", 2.0**-14), ("BF16", 2.0**-126), ("F32", 2.0**-126), ("F8_E5M2", 2.0**-14)])
+def test_numbers_below_the_smallest_normal_one_are_counted(tmp_path: Path, dtype: str, smallest: float) -> None:
+    stats = stats_of(tmp_path, dtype, np.array([smallest, smallest / 2, -smallest / 2, 0.0, 1.0]))
+    assert (stats.subnormals, stats.zeros) == (2, 1)
 
 
 def test_dtypes_below_a_byte_are_left_alone() -> None:

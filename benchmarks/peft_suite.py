@@ -24,8 +24,13 @@ from loradoctor.diagnostic import Diagnostic, Severity
 
 _APART = ("LD702", "LD703", "LD704", "LD80")
 _PLUGIN = '''
-import functools, itertools, os, pathlib, shutil
-import peft
+import functools, importlib.machinery, importlib.util, itertools, os, pathlib, shutil, sys, unittest.mock
+import peft, transformers
+
+for name in ("diffusers", "datasets"):  # the tests import them for cases that are not run here
+    if importlib.util.find_spec(name) is None:
+        stand_in = unittest.mock.MagicMock(__spec__=importlib.machinery.ModuleSpec(name, None), __version__="0.0.0", __path__=[])
+        sys.modules[name] = stand_in
 
 _count, _original = itertools.count(), peft.PeftModel.save_pretrained
 

@@ -117,7 +117,9 @@ def parameters(checkpoint: Checkpoint) -> int | None:
     return sum(
         checkpoint.tensors[key.name].count
         for key in checkpoint.keys
-        if key.role not in _NOT_TRAINED and not key.role.startswith(method.frozen) and checkpoint.tensors[key.name].is_float
+        if (key.role not in _NOT_TRAINED or (key.role == "base_layer" and key.suffix == "bias"))
+        and not key.role.startswith(method.frozen)
+        and checkpoint.tensors[key.name].is_float
     )
 
 

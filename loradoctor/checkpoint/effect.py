@@ -34,8 +34,10 @@ def _pairing(peft_type: str) -> tuple[tuple[str, str], ...]:
 
 
 def _modules(checkpoint: Checkpoint) -> tuple[Module, ...]:
-    if checkpoint.tensor_method.peft_type in ("LORA", "ADALORA"):
+    if checkpoint.tensor_method.low_rank:
         pairs = _pairing(checkpoint.tensor_method.peft_type)
+        if checkpoint.config is not None and checkpoint.config.get("init_lora_weights") == "mica":
+            pairs = tuple((b, a) for a, b in pairs)  # MiCA freezes B at singular vectors of the base and trains A from zero
     else:
         pairs = tuple((role, "") for role in checkpoint.tensor_method.zero)
     return tuple(

@@ -217,8 +217,8 @@ def fields(peft_type: str) -> frozenset[str]:
     return frozenset(f.name for f in dataclasses.fields(config)) if config is not None else frozenset()
 
 
-def model(case: Case) -> Any:
-    """The case's adapter on a fresh model, every trainable parameter moved away from where it starts."""
+def model(case: Case, *, trained: bool = True) -> Any:
+    """The case's adapter on a fresh model, every trainable parameter moved away from where it starts unless ``trained`` is false."""
     import peft
     import torch
     from peft import mapping
@@ -237,13 +237,15 @@ def model(case: Case) -> Any:
         wrapped = peft.get_peft_model(case.model(), mapping.PEFT_TYPE_TO_CONFIG_MAPPING[case.peft_type](**values))
         with torch.no_grad():
             for parameter in wrapped.parameters():
-                if parameter.requires_grad:
+                if parameter.requires_grad and trained:
                     parameter.add_(0.05 * torch.randn_like(parameter))
     return wrapped
 
 
-def save(case: Case, directory: Path) -> None:
-    """Write the case's adapter as PEFT does."""
+def save(case: Case, directory: Path, *, trained: bool = True) -> int:
+    """Write the case's adapter as PEFT does; how many parameters PEFT says are trained."""
+    wrapped = model(case, trained=trained)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model(case).save_pretrained(directory)
+        wrapped.save_pretrained(directory)
+    return int(wrapped.get_nb_trainable_parameters()[0])

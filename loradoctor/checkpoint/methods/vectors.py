@@ -43,6 +43,7 @@ IA3 = Table(
         Layout(each(ia3_l=part(1, OUT, 1, 1, 1))),
     ),
     judge=_ia3,
+    identity={"ia3_l": 1.0},
 )
 
 LN_TUNING = Table(

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.effect import is_zero, modules
-from loradoctor.checkpoint.wording import counted, evidence, listed
+from loradoctor.checkpoint.methods.tables import table_of
+from loradoctor.checkpoint.values import TensorStats
+from loradoctor.checkpoint.wording import counted, evidence, listed, verb
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
 
@@ -34,11 +36,31 @@ def untrained(checkpoint: Checkpoint) -> Iterator[Finding]:
             data=evidence("untrained", names),
         )
         return
-    vectors = [k.name for k in checkpoint.keys if k.role.startswith("ia3_")]
-    if vectors and all(n in values and values[n].constant and values[n].rms == values[n].absmax == 1 for n in vectors):
+    yield from _identity(checkpoint)
+
+
+def _identity(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Methods that start with a value at which they change nothing: no angle, a factor of one."""
+    still = table_of(checkpoint.tensor_method.peft_type).identity
+    values = checkpoint.values()
+    starts = {
+        key.name: still[role]
+        for roles in checkpoint.by_module.values()
+        for full, key in roles.items()
+        for role in (full, full.partition(".")[0])
+        if role in still and (role == full or full.partition(".")[2].isdigit())
+    }
+    if starts and all(name in values and _is_all(values[name], value) for name, value in starts.items()):
+        names = list(starts)
+        told = " and ".join("all ones" if value else "all zeros" for value in sorted(set(starts.values())))
         yield checkpoint.finding(
-            f"{counted(len(vectors), 'IA3 vector')} {'is' if len(vectors) == 1 else 'are'} all ones: the adapter was never trained",
-            key=vectors[0],
-            help="everything is multiplied by 1 and the model answers exactly like its base",
-            data=evidence("untrained", vectors),
+            f"{counted(len(names), f'{checkpoint.tensor_method.peft_type} tensor')} {verb(len(names), 'is', 'are')} {told}: the adapter "
+            "was never trained",
+            key=names[0],
+            help="this is where training starts: the model answers exactly like its base",
+            data=evidence("untrained", names),
         )
+
+
+def _is_all(stats: TensorStats, value: float) -> bool:
+    return stats.is_zero if value == 0 else stats.count > 0 and stats.rms == stats.absmax == value and (stats.constant or stats.count == 1)

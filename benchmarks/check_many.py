@@ -60,7 +60,20 @@ def write(directory: Path, number: int) -> bool:
 
 def measured(root: Path, jobs: int) -> tuple[float, float, float, dict[str, object]]:
     """Seconds, seconds of processor time, the largest sum of its processes' anonymous memory in MB, and the closing line."""
-    command = [sys.executable, "-m", "loradoctor", "check", "-r", "--no-base", "--isolated", "--format", "jsonl", "--jobs", str(jobs), str(root)]
+    command = [
+        sys.executable,
+        "-m",
+        "loradoctor",
+        "check",
+        "-r",
+        "--no-base",
+        "--isolated",
+        "--format",
+        "jsonl",
+        "--jobs",
+        str(jobs),
+        str(root),
+    ]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:

@@ -10,10 +10,12 @@ from pathlib import Path
 from loradoctor.checkpoint import adapter_config, neighbours, weights
 from loradoctor.checkpoint.layout import Place, TargetError
 
-SKIPPED = frozenset("""
+SKIPPED = frozenset(
+    """
 .git .hg .svn .bzr .jj .venv venv .env .tox .nox .eggs node_modules site-packages __pycache__ .cache .mypy_cache .ruff_cache .pytest_cache
 .ipynb_checkpoints .loradoctor_cache .Trash
-""".split())
+""".split()
+)
 """Directories of tools: version control, environments, caches. The one that was named itself is searched whatever its name."""
 
 _MARKERS = frozenset({adapter_config.NAME, *weights.NAMES})

@@ -89,7 +89,10 @@ TRIPPED: dict[str, tuple[Made, Made]] = {
     "method": (Made({"peft_type": "ADALORA"}), Made()),
     "pickle": (Made(weights="adapter_model.bin"), Made()),
     "dora": (Made({"use_dora": True}, {f"{Q0}.lora_magnitude_vector": (WIDTH,)}), Made({"use_dora": False})),
-    "rslora": (Made({"use_rslora": True}), Made({"use_rslora": True, "r": 1}, shapes=layers("self_attn.q_proj", "self_attn.v_proj", rank=1))),
+    "rslora": (
+        Made({"use_rslora": True}),
+        Made({"use_rslora": True, "r": 1}, shapes=layers("self_attn.q_proj", "self_attn.v_proj", rank=1)),
+    ),
     "alpha-pattern": (Made({"alpha_pattern": {"v_proj": 64}}), Made({"alpha_pattern": {"v_proj": 16, "k_proj": 64}})),
     "rank-pattern": (
         Made({"rank_pattern": {"v_proj": 16}}, shapes={**layers("self_attn.q_proj"), **layers("self_attn.v_proj", rank=16)}),
@@ -97,7 +100,10 @@ TRIPPED: dict[str, tuple[Made, Made]] = {
     ),
     "bias": (Made({"bias": "lora_only"}, BIASES), Made({"bias": "lora_only"})),
     "bias-field": (Made({"bias": "lora_only"}), Made({"bias": "none"})),
-    "lora-bias": (Made({"lora_bias": True}, {k.replace(".weight", ".bias"): (WIDTH,) for k in SOUND if "lora_B" in k}), Made({"lora_bias": False})),
+    "lora-bias": (
+        Made({"lora_bias": True}, {k.replace(".weight", ".bias"): (WIDTH,) for k in SOUND if "lora_B" in k}),
+        Made({"lora_bias": False}),
+    ),
     "modules-to-save": (
         Made({"modules_to_save": ["post_norm"]}, {"base_model.model.post_projection.weight": (WIDTH, WIDTH)}),
         Made({"modules_to_save": None}),
@@ -319,7 +325,9 @@ HOSTILE: list[Callable[[], Made]] = [
     lambda: Made({"rank_pattern": {"(": "x"}, "alpha_pattern": {"(": 1}, "r": "8", "lora_alpha": "16", "bias": 7}),
     lambda: Made({"r": -1, "lora_alpha": float("nan"), "init_lora_weights": 3, "base_model_name_or_path": "\0/x"}),
     lambda: Made({"lora_alpha": float("inf"), "base_model_name_or_path": "/\0"}),
-    lambda: Made(base={"vocab_size": "many", "num_hidden_layers": True, "text_config": 3, "model_type": 5}, files={"added_tokens.json": [1]}),
+    lambda: Made(
+        base={"vocab_size": "many", "num_hidden_layers": True, "text_config": 3, "model_type": 5}, files={"added_tokens.json": [1]}
+    ),
     lambda: Made(shapes={f"{Q0}.lora_A.weight": (), f"{Q0}.lora_B.weight": (3,), "": (1,), "lora_A": (1,), f"{Q0}.lora_embedding_A": ()}),
     lambda: replace(MLX, raw={"lora_parameters": [1], "num_layers": None}),
     lambda: replace(MLX, raw={"lora_parameters": {"scale": "x", "alpha": None}}),

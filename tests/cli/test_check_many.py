@@ -296,7 +296,12 @@ def test_a_crash_is_a_finding_of_that_adapter_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(many, "check_place", fall)
     results = {Path(r.path).name: errors(r) for r in check_below([str(tmp_path)], CheckOptions(base="none"), 2)}
-    assert {name: [d.code for d in diagnostics] for name, diagnostics in results.items()} == {"a": [], "b": ["LD002"], "c": ["LD002"], "d": []}
+    assert {name: [d.code for d in diagnostics] for name, diagnostics in results.items()} == {
+        "a": [],
+        "b": ["LD002"],
+        "c": ["LD002"],
+        "d": [],
+    }
     assert "SIGKILL" in results["b"][0].message
     assert "ValueError: odd" in results["c"][0].message
 

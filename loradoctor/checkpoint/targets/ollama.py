@@ -20,11 +20,13 @@ _GGUF = "convert it with llama.cpp's `convert_lora_to_gguf.py` and name the `.gg
 _KNOWN = re.compile(r"model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)")
 _LLAMA_LIKE = frozenset({"llama", "mistral", "mixtral"})
 """Model types whose GGUF architecture is `llama`."""
-_OTHERS = frozenset("""
+_OTHERS = frozenset(
+    """
 bert bloom cohere cohere2 deepseek_v2 deepseek_v3 falcon gemma gemma3 gemma3_text gemma4 glm glm4 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss
 gptj granite granitemoe internlm2 mpt nemotron olmo olmo2 opt phi phi3 phimoe qwen2 qwen2_moe qwen2_vl qwen2_5_vl qwen3 qwen3_moe qwen3_vl
 smollm3 stablelm starcoder2 t5
-""".split())
+""".split()
+)
 """Model types with a GGUF architecture of their own, which the import of adapters does not know."""
 
 
@@ -77,7 +79,11 @@ def _wide(facts: Facts) -> Iterator[tuple[str, Trace, Reaction]]:
     names = tuple(a.module for a in known if (len(a.a) == 2 and a.a[0] > a.a[1]) or (len(a.b) == 2 and a.b[0] < a.b[1]))
     if names:
         trace = Trace(f"the rank of {counted(len(names), 'module')} is larger than its width ({listed(names, 1)})", "r", names=names)
-        yield "rank", trace, gets_wrong("transposes halves", "which way round they are is guessed from their shape", _GGUF, f"{_LLAMA}.Tensors")
+        yield (
+            "rank",
+            trace,
+            gets_wrong("transposes halves", "which way round they are is guessed from their shape", _GGUF, f"{_LLAMA}.Tensors"),
+        )
 
 
 def _modules(facts: Facts) -> Iterator[tuple[str, Trace, Reaction]]:

@@ -75,7 +75,11 @@ def ranks(weights: str) -> Own:
             says = f"{counted(len(others), 'module')} {verb(len(others), 'has', 'have')} another rank than `r` = {facts.rank}"
             trace = Trace(f"{says} ({listed(others, 2)})", "rank_pattern", names=others)
             way_out = f"multiply `lora_B` of these modules by `r` / their rank, or {MERGE}"
-            yield "rank-pattern", trace, gets_wrong("scales every module by `lora_alpha` / `r`", "their own rank is not used", way_out, weights)
+            yield (
+                "rank-pattern",
+                trace,
+                gets_wrong("scales every module by `lora_alpha` / `r`", "their own rank is not used", way_out, weights),
+            )
         elif padded(facts.rank) != facts.rank and len(facts.layers) > 1:
             rank = padded(facts.rank)
             trace = Trace(f"`r` is {facts.rank}, which is padded to {rank} and written back after the first module type", "r")

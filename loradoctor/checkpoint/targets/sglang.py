@@ -68,9 +68,7 @@ def _embeddings(facts: Facts) -> Iterator[tuple[str, Trace, Reaction]]:
     named = {_EMBEDDINGS.get(str(t).rpartition(".")[2]) for t in targets} if isinstance(targets, list) else {"embed_tokens", "lm_head"}
     halves = facts.keys("lora_embedding_A", "lora_A")
     names = tuple(
-        k.name
-        for k in halves
-        if not _LAYER.search(k.name) and any(e in k.name and e not in named for e in ("embed_tokens", "lm_head"))
+        k.name for k in halves if not _LAYER.search(k.name) and any(e in k.name and e not in named for e in ("embed_tokens", "lm_head"))
     )
     if names:
         trace = Trace(f"an embedding has halves, and `target_modules` does not name it ({listed(names, 1)})", names[0], "weights", names)

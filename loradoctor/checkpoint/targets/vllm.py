@@ -57,7 +57,7 @@ TARGET = Target(
         "dora": _stops("`vLLM does not yet support DoRA`"),
         "bias-field": refuses("`Adapter bias is not supported`", "set it to `none` if the file has no biases; else " + MERGE, _LEGAL),
         "lora-bias": _stops("`vLLM does not support LoRA bias`"),
-        "modules-to-save-but-heads": _stops("`vLLM only supports modules_to_save being either None or [\"classifier\", \"score\"]`"),
+        "modules-to-save-but-heads": _stops('`vLLM only supports modules_to_save being either None or ["classifier", "score"]`'),
         "token-rows": refuses("`… is unsupported LoRA weight`", MERGE, _NAMES),
         "rewriting-init": refuses("`vLLM does not support init_lora_weights`", CONVERT_INIT, _HELPER),
         "alora": _stops("`vLLM does not support Activated LoRA (aLoRA)`"),

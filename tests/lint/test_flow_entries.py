@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from loradoctor.lint.flow import statements
+from loradoctor.lint.module import analyse
+from loradoctor.lint.source import Source
 from tests.lint.test_flow import expected, findings
 
 PROGRAMS = {
@@ -258,3 +261,16 @@ PROGRAMS = {
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program(name: str) -> None:
     assert findings(PROGRAMS[name]) == expected(PROGRAMS[name])
+
+
+def test_a_function_that_takes_too_long_does_not_keep_the_next_from_being_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statements, "ALONE", 20)
+    lines = "".join(f"    x{n} = AutoModel.from_pretrained('gpt2')\n" for n in range(40))
+    text = (
+        "from peft import LoraConfig, get_peft_model\nfrom transformers import AutoModel\n\n\n"
+        f"def long():\n    for _ in range(3):\n        pass\n{lines}\n\n"
+        "def short():\n    return get_peft_model(AutoModel.from_pretrained('gpt2'), LoraConfig())\n"
+    )
+    seen = analyse(Source.from_bytes("a.py", text.encode()))
+    assert len(list(seen.calls("peft.get_peft_model"))) == 1
+    assert not seen.trace.complete

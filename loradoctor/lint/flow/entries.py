@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir, prune
-from loradoctor.lint.flow import classes, functions
+from loradoctor.lint.flow import classes, functions, statements
 from loradoctor.lint.flow.state import State
 from loradoctor.lint.flow.values import (
     Function,
@@ -38,10 +40,29 @@ def run_uncalled(machine: Machine, world: State) -> None:
             _instances(machine, owner, world, objects)
             continue
         if owner is None:
-            functions.run(machine, function, None, _unknown_arguments(function), world.fork())
+            with _alone(machine):
+                functions.run(machine, function, None, _unknown_arguments(function), world.fork())
             continue
         for receiver, state in _instances(machine, owner, world, objects)[:2]:
-            functions.run(machine, function, receiver, _unknown_arguments(function, skip=1), state.fork())
+            with _alone(machine):
+                functions.run(machine, function, receiver, _unknown_arguments(function, skip=1), state.fork())
+
+
+@contextmanager
+def _alone(machine: Machine) -> Iterator[None]:
+    """A run that may take so many steps and no more; the one after it finds the machine as it was."""
+    since, expecting = len(machine.trace.visits), machine.expecting
+    machine.limit = min(statements.STEPS, machine.steps + statements.ALONE)
+    try:
+        yield
+    except statements.Exhausted:
+        if machine.limit == statements.STEPS:
+            raise
+        machine.trace.cut_short(since=since)
+        machine.expecting, machine.loop_depth, machine.guard_depth = expecting, 0, 0
+        machine.elements, machine.element_names = [], []
+    finally:
+        machine.limit = statements.STEPS
 
 
 def _stand_in(machine: Machine, owner: UserClass) -> UserClass:
@@ -53,10 +74,14 @@ def _stand_in(machine: Machine, owner: UserClass) -> UserClass:
     return next(below, owner)
 
 
-def _instances(machine: Machine, owner: UserClass, world: State, objects: dict[int, list[tuple[Value, State]]]) -> list[tuple[Value, State]]:
+def _instances(
+    machine: Machine, owner: UserClass, world: State, objects: dict[int, list[tuple[Value, State]]]
+) -> list[tuple[Value, State]]:
     """What :func:`_instance` makes, once for all methods of a class: it is most of what running them costs."""
     if owner.node.uid not in objects:
-        objects[owner.node.uid] = _instance(machine, owner, world.fork())
+        objects[owner.node.uid] = []
+        with _alone(machine):
+            objects[owner.node.uid] = _instance(machine, owner, world.fork())
     return objects[owner.node.uid]
 
 

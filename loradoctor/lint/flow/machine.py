@@ -67,7 +67,7 @@ class Machine:
         self.stars: list[str] = []
         self.imports: set[str] = set()
         self.config_classes: set[str] = set()
-        self.steps = 0
+        self.steps, self.limit = 0, statements.STEPS
         self.stack: list[ir.Node] = []
         self.frame = ""
         self.given_out: set[str] = set()
@@ -99,7 +99,7 @@ class Machine:
             worlds = flow.normal or [State()]
             entries.run_uncalled(self, worlds[0])
         except statements.Exhausted:
-            self.trace.cut_short(anywhere=True)
+            self.trace.cut_short(since=0)
         return self.trace
 
     def worth_entering(self, function: Function) -> bool:

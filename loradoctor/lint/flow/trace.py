@@ -72,11 +72,11 @@ class Trace:
     complete: bool = True
     followed: int | None = None
 
-    def cut_short(self, *, anywhere: bool = False) -> None:
-        """A path is not followed any further; ``anywhere`` when it may be one that has been no place yet."""
+    def cut_short(self, *, since: int | None = None) -> None:
+        """A path is not followed any further; where it may be one that has been no place yet, ``since`` so many visits."""
         self.complete = False
-        if self.followed is None or anywhere:
-            self.followed = 0 if anywhere else len(self.visits)
+        seen = len(self.visits) if since is None else since
+        self.followed = seen if self.followed is None else min(seen, self.followed)
 
     def saw_all(self, steps: Iterable[int]) -> bool:
         """Whether visits with these numbers were made while every path was still followed."""

@@ -21,6 +21,7 @@ _OTHERS = (
     (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it first"),
     (b"\x89HDF", "an HDF5 file", "it is Keras's or h5py's: read it with that"),
     (b"\x93NUMPY", "a NumPy array", "read it with `numpy.load`"),
+    (b"algg", "a LoRA in llama.cpp's format before GGUF", "llama.cpp no longer reads it either: go back to the adapter it was made from"),
     (b"GGUF", "a GGUF file", "name it `.gguf` and use it with llama.cpp"),
     (b"<!DOCTY", "an HTML page", "the download fetched a page instead of the file: fetch it again"),
     (b"<html", "an HTML page", "the download fetched a page instead of the file: fetch it again"),

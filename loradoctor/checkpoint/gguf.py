@@ -102,8 +102,10 @@ def read_gguf(path: Path) -> Header:
     width = metadata.get("general.alignment", "32")
     alignment = int(width) if width.isdecimal() and 0 < int(width) <= 1 << 16 else 32
     start = -(-position // alignment) * alignment
+    if not any(name.endswith((".lora_a", ".lora_b")) for name, *_ in entries):
+        raise _whole(path)
     if quantized := [name for name, _, kind, _ in entries if kind not in _PLAIN]:
-        raise _quantized(path, metadata, quantized, len(entries))
+        raise _quantized(path, quantized, len(entries))
     found: dict[str, TensorInfo] = {}
     for name, shape, kind, offset in entries:
         dtype = _PLAIN[kind]
@@ -129,15 +131,16 @@ def _broken(path: Path, what: str) -> ReadError:
     return ReadError(Fault("unreadable-weights", f"`{path.name}` {what}", help_, file=path.name, data={"cause": "gguf"}))
 
 
-def _quantized(path: Path, metadata: dict[str, str], names: list[str], total: int) -> ReadError:
-    kind = metadata.get("general.type", "")
-    whole = kind != "adapter"
-    what = "holds a whole model" if whole else f"is a LoRA in GGUF with {len(names)} of {total} tensors quantized"
+def _whole(path: Path) -> ReadError:
+    help_ = "there is no adapter in it: use it with llama.cpp as it is"
+    return ReadError(Fault("foreign-format", f"`{path.name}` holds a whole model", help_, file=path.name, data={"cause": "gguf-model"}))
+
+
+def _quantized(path: Path, names: list[str], total: int) -> ReadError:
+    message = f"`{path.name}` is a LoRA in GGUF with {len(names)} of {total} tensors quantized"
     help_ = (
-        "it is no adapter: use it with llama.cpp"
-        if whole
-        else "PEFT does not read it, and what quantizing rounded away cannot be brought back: use it with llama.cpp, or go back to the "
-        "adapter that it was made from"
+        "PEFT does not read it, and what quantizing rounded away cannot be brought back: use it with llama.cpp, or go back to the adapter "
+        "that it was made from"
     )
-    cause = "gguf-model" if whole else "gguf-quantized"
-    return ReadError(Fault("foreign-format", f"`{path.name}` {what}", help_, file=path.name, data={"cause": cause, "examples": names[:3]}))
+    data = {"cause": "gguf-quantized", "examples": names[:3]}
+    return ReadError(Fault("foreign-format", message, help_, file=path.name, data=data))

@@ -160,3 +160,9 @@ def test_a_quantized_lora_is_explained(tmp_path: Path) -> None:
     path.write_bytes(whole)
     with pytest.raises(ReadError, match="LoRA in GGUF with 1 of 1 tensors quantized"):
         read_gguf(path)
+
+
+def test_a_whole_model_is_no_adapter(tmp_path: Path) -> None:
+    path = gguf(tmp_path / "model.gguf", {"blk.0.attn_q.weight": drawn(4, 6)}, **{"general.type": "model"})
+    with pytest.raises(ReadError, match="holds a whole model"):
+        read_gguf(path)

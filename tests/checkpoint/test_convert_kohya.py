@@ -163,6 +163,57 @@ def test_flux_under_its_original_names(tmp_path: Path) -> None:
     assert plan.config["target_modules"] == ["double_blocks.0.img_attn.qkv"]
 
 
+class Joint(nn.Module):
+    """A block of Flux as diffusers has it: what was one stacked layer is several."""
+
+    def __init__(self, stacked: dict[str, tuple[int, ...]], width: int) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        for name, rows in stacked.items():
+            self.add_module(name, nn.Linear(width, rows[0]))
+        self.double()
+
+    def forward(self, x: Any) -> Any:
+        return torch.cat([layer(x) for layer in self.children()], -1)
+
+
+def flux() -> Any:
+    model = nn.Module()
+    model.transformer_blocks = nn.ModuleList([nn.Module()])
+    model.transformer_blocks[0].attn = Joint({"to_q": (8,), "to_k": (8,), "to_v": (8,)}, 8)
+    model.single_transformer_blocks = nn.ModuleList([nn.Module()])
+    model.single_transformer_blocks[0].attn = Joint({"to_q": (8,), "to_k": (8,), "to_v": (8,)}, 8)
+    model.single_transformer_blocks[0].proj_mlp = nn.Linear(8, 32).double()
+    model.forward = None
+    return model
+
+
+def test_flux_onto_diffusers_modules_is_cut_by_rows(tmp_path: Path) -> None:
+    model = flux()
+    tensors, updates = {}, {}
+    stacks = {
+        "double_blocks_0_img_attn_qkv": [f"transformer_blocks.0.attn.to_{x}" for x in "qkv"],
+        "single_blocks_0_linear1": [*(f"single_transformer_blocks.0.attn.to_{x}" for x in "qkv"), "single_transformer_blocks.0.proj_mlp"],
+    }
+    for number, (name, modules) in enumerate(stacks.items(), 2):
+        rows = [model.get_submodule(m).weight.shape[0] for m in modules]
+        down, up = drawn(4, 8), drawn(sum(rows), 4)
+        stem = f"lora_unet_{name}"
+        tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.alpha": torch.tensor(float(number))}
+        updates |= dict(zip(modules, (number / 4 * up @ down).split(rows), strict=True))
+    source = put(tmp_path / "file", "style.safetensors", tensors)
+    result = converted(source, tmp_path / "peft", base(tmp_path / "base", transformer=model, text_encoder=Encoder()))[""]
+    merged = loaded(model, result).merge_and_unload()
+    for module, update in updates.items():
+        torch.testing.assert_close(merged.get_submodule(module).weight, model.get_submodule(module).weight + update)
+    utilities = pytest.importorskip("diffusers.loaders.lora_conversion_utils", exc_type=ImportError)
+    state = {k: v for k, v in tensors.items() if "double" in k}
+    theirs = utilities._convert_kohya_flux_lora_to_diffusers(dict(state))
+    for module in stacks["double_blocks_0_img_attn_qkv"]:
+        product = theirs[f"transformer.{module}.lora_B.weight"] @ theirs[f"transformer.{module}.lora_A.weight"]
+        torch.testing.assert_close(product, updates[module])
+
+
 def test_names_that_may_be_cut_in_two_ways_are_refused(tmp_path: Path) -> None:
     model = nn.ModuleDict({"a": nn.ModuleDict({"b_c": nn.Linear(4, 4)}), "a_b": nn.ModuleDict({"c": nn.Linear(4, 4)})})
     tensors = {"lora_unet_a_b_c.lora_down.weight": drawn(2, 4), "lora_unet_a_b_c.lora_up.weight": drawn(4, 2)}

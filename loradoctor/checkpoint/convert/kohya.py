@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
-from loradoctor.checkpoint.convert import flat, lokr
+from loradoctor.checkpoint.convert import flat, flux, lokr
 from loradoctor.checkpoint.convert.base_model import BaseModel
 from loradoctor.checkpoint.convert.parts import Material, Part, Piece, origins, plan, stated_alpha
 from loradoctor.checkpoint.convert.scalar import number
 from loradoctor.checkpoint.wording import listed
-from loradoctor.repair.plan import Drop, Origin, Plan, Refusal, Transform, reshape
+from loradoctor.repair.plan import Drop, Origin, Plan, Refusal, Transform, reshape, section
 
 _UNLIKE_PEFT = {
     "lora_mid": "a Tucker core (`lora_mid`): its product with `lora_down` would have to be computed and rounded",
@@ -74,7 +74,14 @@ def _converted(group: _Group, prefix: str, bases: Mapping[str, BaseModel]) -> tu
     resolved = flat.resolve(prefix, list(group.modules), bases, lambda written, shape: _fits(group, written, shape))
     parts: list[Part] = []
     fields: dict[str, object] = {}
-    if isinstance(resolved, Refusal):
+    stacked = flux.resolve(group.modules, bases) if isinstance(resolved, Refusal) and method == "LORA" else None
+    if stacked is not None and not group.refusals:
+        component, base = stacked[0] or component, bases[stacked[0]]
+        for written, modules in stacked[1].items():
+            cut = _stack(group, modules, group.modules[written], base)
+            parts += [] if isinstance(cut, Refusal) else cut
+            group.refusals += [cut] if isinstance(cut, Refusal) else []
+    elif isinstance(resolved, Refusal):
         group.refusals.append(resolved)
     elif not group.refusals:
         component, base = resolved.component or component, bases[resolved.component]
@@ -214,6 +221,34 @@ def _lora(group: _Group, module: str, leaves: Mapping[str, str], wanted: tuple[i
     tensors = {"lora_A.weight": Piece(down, moves[0]), "lora_B.weight": Piece(up, moves[1])}
     alpha = _alpha(group, module, leaves, rank)
     return alpha if isinstance(alpha, Refusal) else Part(module, rank, alpha, tensors)
+
+
+def _stack(group: _Group, modules: tuple[str, ...], leaves: Mapping[str, str], base: BaseModel) -> list[Part] | Refusal:
+    """The parts of one written layer whose rows belong to several modules, from the first to the last."""
+    down, up = _halves(leaves)
+    if len(modules) == 1:
+        part = _lora(group, modules[0], leaves, base.modules[modules[0]])
+        return part if isinstance(part, Refusal) else [part]
+    first, second = (group.shape(down), group.shape(up)) if down else ((), ())
+    rows = [base.modules[m][0] for m in modules]
+    if len(first) != 2 or second != (sum(rows), first[0]) or any(base.modules[m][1:] != first[1:] for m in modules):
+        return Refusal(f"the rows of {listed(modules)} are not those of the stacked layer", "the base it was trained on")
+    alpha = _alpha(group, modules[0], leaves, first[0])
+    if isinstance(alpha, Refusal):
+        return alpha
+    starts = [sum(rows[:n]) for n in range(len(rows))]
+    return [
+        Part(
+            module,
+            first[0],
+            alpha,
+            {
+                "lora_A.weight": Piece(down, (), "shared by the modules that were one stacked layer"),
+                "lora_B.weight": Piece(up, (section(0, start, start + count),), "its rows of the stacked layer"),
+            },
+        )
+        for module, start, count in zip(modules, starts, rows, strict=True)
+    ]
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

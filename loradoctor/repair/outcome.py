@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from loradoctor import __version__
+from loradoctor.checkpoint.wording import counted
 from loradoctor.repair.plan import ABSENT, Drop, Plan, TensorStep
 from loradoctor.repair.proof import FAILED, Proof
 from loradoctor.report.escape import jsonable, printable
@@ -98,7 +99,7 @@ def _lines(outcome: Outcome) -> Iterator[str]:
         if refusal.evidence:
             yield f"     what would decide: {refusal.evidence}"
     if len(plan.refusals) > _SHOWN:
-        yield f"  and {len(plan.refusals) - _SHOWN} more reasons"
+        yield f"  and {counted(len(plan.refusals) - _SHOWN, 'more reason')}"
     if outcome.status in ("repaired", "planned", "not-proved"):
         yield from _changes(plan, outcome.left)
     for note in plan.notes:
@@ -117,7 +118,7 @@ def _changes(plan: Plan, left: Sequence[Drop]) -> Iterator[str]:
         if made.why:
             kinds.setdefault(made.why, []).append(made)
     for why, steps in kinds.items():
-        yield f"  {len(steps)} {'tensor' if len(steps) == 1 else 'tensors'}: {why}"
+        yield f"  {counted(len(steps), 'tensor')}: {why}"
         for one in steps[:_SHOWN]:
             before = " + ".join(s.name for s in one.sources)
             yield f"      {before} -> {one.target}" if before != one.target else f"      {one.target}"

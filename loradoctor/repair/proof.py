@@ -12,6 +12,7 @@ from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.header import read_header
 from loradoctor.checkpoint.methods.lora import expected_rank, scaling_of
 from loradoctor.checkpoint.target_modules import pattern_key
+from loradoctor.checkpoint.wording import counted, verb
 from loradoctor.repair import arrays
 from loradoctor.repair.pairs import both_halves
 from loradoctor.repair.plan import Origin, Plan, Source, TensorStep, Transform
@@ -54,8 +55,9 @@ def stored(plan: Plan, directory: Path) -> Proof:
             return Proof("bytes", FAILED, f"`{step.target}` was not written as planned")
         copied, changed = copied + step.is_copy, changed + (not step.is_copy)
         size += info.nbytes
-    detail = f"{copied} tensors are their sources byte for byte"
-    return Proof("bytes", PASSED, f"{detail}, {changed} are transformed as planned ({size:,} bytes)" if changed else f"{detail} ({size:,})")
+    detail = f"{counted(copied, 'tensor')} {verb(copied, 'is', 'are')} as in the source, byte for byte"
+    more = f", {changed:,} transformed as planned" if changed else ""
+    return Proof("bytes", PASSED, f"{detail}{more} ({size:,} bytes)")
 
 
 def _copy_of(name: str, origin: Origin) -> Plan:
@@ -96,10 +98,12 @@ def updates(plan: Plan, result: Checkpoint) -> Proof:
         else:
             multiplied += 1
     parts = [
-        f"{same} modules keep the bytes of both halves" if same else "",
-        f"{multiplied} multiply to the same update bit for bit" if multiplied else "",
-        f"{widened} are cast without changing a value" if widened else "",
-        f"{len(rounded)} are rounded to another dtype, as asked" if rounded else "",
+        f"{counted(same, 'module')} {verb(same, 'keeps', 'keep')} the bytes of both halves" if same else "",
+        f"{counted(multiplied, 'module')} {verb(multiplied, 'multiplies', 'multiply')} to the same update bit for bit"
+        if multiplied
+        else "",
+        f"{counted(widened, 'module')} {verb(widened, 'is', 'are')} cast without changing a value" if widened else "",
+        f"{counted(len(rounded), 'module')} {verb(len(rounded), 'is', 'are')} rounded to another dtype, as asked" if rounded else "",
     ]
     detail = ", ".join(p for p in parts if p)
     return (
@@ -196,7 +200,8 @@ def probed(plan: Plan, result: Checkpoint, answer: Mapping[str, Any]) -> Proof:
         compared += 1
         if abs(value - number) > _bound(result) * size + 1e-30:
             return Proof("peft", FAILED, f"{said}, but the update of `{module}` is another: {value:g} on the probe, not {number:g}")
-    return Proof("peft", PASSED, f"{said}; the updates of {compared} modules are those of the sources" if compared else said)
+    computed = f"; what it computes from {counted(compared, 'module')} is what the sources multiply to" if compared else ""
+    return Proof("peft", PASSED, f"{said}{computed}")
 
 
 def _bound(result: Checkpoint) -> float:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,15 @@ def repair(target: str, options: RepairOptions) -> list[Outcome]:
         moved = f"the adapter lay in `{place.path}`, where PEFT does not look"
         source = replace(source, plan=replace(source.plan, files=(*source.plan.files, moved)))
     plans = _conversions(source, options)
+    if len(plans) > 1 and not options.dry_run:
+        # A pipeline's adapters belong together: all of them, or none.
+        tried = _each(source, plans, replace(options, dry_run=True))
+        if any(one.failed for one in tried):
+            return tried
+    return _each(source, plans, options)
+
+
+def _each(source: Source, plans: Mapping[str, Plan], options: RepairOptions) -> list[Outcome]:
     return [_one(replace(source, plan=plan), options, below) for below, plan in plans.items()]
 
 

@@ -8,6 +8,7 @@ from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.methods.lora import scaling_of
 from loradoctor.checkpoint.target_modules import pattern_key
+from loradoctor.checkpoint.wording import counted, verb
 from loradoctor.repair.pairs import both_halves
 from loradoctor.repair.plan import Plan
 from loradoctor.repair.proof import FAILED, NOT_RUN, PASSED, Proof
@@ -44,7 +45,9 @@ def scaling(plan: Plan, read: Checkpoint, result: Checkpoint) -> Proof:
         compared += 1
     if not compared:
         return Proof("scaling", NOT_RUN, "the method has no pair of low-rank halves; see the bytes")
-    return Proof("scaling", PASSED, f"{compared} modules are scaled as before, at the rank of their tensors")
+    return Proof(
+        "scaling", PASSED, f"{counted(compared, 'module')} {verb(compared, 'is', 'are')} scaled as before, at the rank of the tensors"
+    )
 
 
 def _scale(config: AdapterConfig, module: str, rank: int) -> float | None:

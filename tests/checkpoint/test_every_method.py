@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 CASES = sorted(name for name, case in zoo.CASES.items() if zoo.fields(case.peft_type))
 RANDOM_START = {
     "unilora", "unilora_indices", "vblora", "vblora_topk", "vblora_many", "frod", "frod_seed", "fourierft", "c3a", "c3a_pattern", "hra",
-    "hra_conv", "psoft_free", "miss_random", "deft", "deft_para", "osf", "osf_rank", "osf_share", "ln_tuning", "trainable_tokens",
+    "hra_conv", "psoft_free", "miss_random", "deft", "deft_lowered", "ln_tuning_whole", "deft_para", "osf", "osf_rank", "osf_share", "ln_tuning", "trainable_tokens",
     "prompt_tuning", "p_tuning", "prefix_tuning", "prefix_tuning_projected", "cpt", "cartridge", "multitask_prompt_tuning",
 }  # fmt: skip
 """Settings whose fresh tensors are not all the same value, so that the file cannot tell whether they were trained."""

@@ -68,7 +68,7 @@ METHODS = _table(
     Method("LOKR", ("lokr_",), "0.6.0", zero=("lokr_w1", "lokr_w1_a")),
     Method("MISS", ("miss_",), "0.17.0"),
     Method("MULTITASK_PROMPT_TUNING", ("prompt_embeddings", "prefix_task_"), "0.6.0", prompt=True),
-    Method("OFT", ("oft_",), "0.7.0", zero=("oft_R",)),
+    Method("OFT", ("oft_",), "0.7.0", zero=("oft_R", "oft_embedding_R")),
     Method("OSF", ("osf_",), "0.18.0"),
     Method("P_TUNING", ("prompt_embeddings",), "0.0.1", prompt=True, recomputed=True),
     Method("PEANUT", ("peanut_",), "0.19.0", zero=("peanut_B",)),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from loradoctor.checkpoint.adapter_config import AdapterConfig
-from loradoctor.checkpoint.methods.dims import IN, OUT, R, name
+from loradoctor.checkpoint.methods.dims import IN, OUT, Formula, R, name
 from loradoctor.checkpoint.methods.table import Layout, Parameter, Part, Problem, Roles, Shapes, Switch, Table, each, part
 
 
@@ -43,11 +43,12 @@ GRALORA = Table(
     ),
 )
 
+_AT_MOST_OUT = Formula("min(r, out)", ("r", "out"), min)
 _PARA = Switch("para", on=lambda value: not value, title="`deft_R`")
 
 DEFT = Table(
     given=(Parameter("r", "r", 8),),
-    layouts=(Layout(each(deft_P=part(OUT, R), deft_R=part(R, IN, switch=_PARA))),),
+    layouts=(Layout(each(deft_P=part(OUT, _AT_MOST_OUT), deft_R=part(_AT_MOST_OUT, IN, switch=_PARA))),),
 )
 
 DELORA = Table(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -54,6 +55,18 @@ def _data() -> tuple[str, Mapping[str, Mapping[str, tuple[str, str, str | None]]
 def newest() -> str:
     """The newest PEFT release that the table knows."""
     return _data()[0]
+
+
+def release(version: object) -> tuple[int, ...] | None:
+    """A release's number, comparable; None for what is none, a development version for instance, which has what comes next."""
+    match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:\.post\d{1,4})?", version) if isinstance(version, str) else None
+    return tuple(int(n or 0) for n in match.groups()) if match else None
+
+
+def is_newer(version: object) -> bool:
+    """Whether ``version`` (of the PEFT that wrote a config) comes after the newest that the table knows; development versions may."""
+    start = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?", version) if isinstance(version, str) else None
+    return start is not None and tuple(int(n or 0) for n in start.groups()) > (release(newest()) or ())
 
 
 @cache

@@ -29,29 +29,33 @@ def _natural(config: AdapterConfig, field: str, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _oft(config: AdapterConfig, _: str, __: Shapes, sizes: Mapping[str, int]) -> Iterator[Problem]:
+def _oft(config: AdapterConfig, _: str, shapes: Shapes, sizes: Mapping[str, int]) -> Iterator[Problem]:
     """Whether `oft_block_size` (or `r`, the number of blocks) gives the blocks that the tensor has; both follow from its shape."""
     block, blocks = sizes.get("block"), sizes.get("blocks")
+    role = next(iter(shapes), "oft_R")
     if not block or not blocks:
         return
     size, count = _natural(config, "oft_block_size", 32), _natural(config, "r", 0)
     share = config.flag("block_share")
     if share and blocks != 1:
-        yield Problem("block_share", f"`block_share` is set, but `oft_R` has {blocks} blocks of its own")
+        yield Problem("block_share", f"`block_share` is set, but `{role}` has {blocks} blocks of its own")
     elif share:
         # One block for all: how many there are, and so whether the size was adjusted, only the base model knows.
         if size and block > 2 * size:
             yield Problem("oft_block_size", f"`oft_block_size` says {size}, but the tensors have blocks of {block}")
     elif size and not count and block != adjusted(block * blocks, size):
         if blocks == 1:
-            yield Problem("block_share", f"`oft_R` has one block of {block}, as with `block_share`, or `oft_block_size` is not {size}")
+            yield Problem("block_share", f"`{role}` has one block of {block}, as with `block_share`, or `oft_block_size` is not {size}")
         else:
             yield Problem("oft_block_size", f"`oft_block_size` says {size}, but the tensors have blocks of {block}")
     elif count and not size and blocks != adjusted(block * blocks, count):
         yield Problem("r", f"`r` says {count} blocks, but the tensors have {blocks}")
 
 
-OFT = Table(layouts=(Layout(each(oft_R=part(_BLOCKS, pairs("block")))),), judge=_oft)
+OFT = Table(
+    layouts=tuple(Layout({role: part(_BLOCKS, pairs("block"))}) for role in ("oft_R", "oft_embedding_R")),
+    judge=_oft,
+)
 
 BOFT = Table(
     given=(Parameter("block", "boft_block_size", 4), Parameter("blocks", "boft_block_num", 0)),

@@ -47,7 +47,9 @@ IA3 = Table(
 )
 
 LN_TUNING = Table(
-    layouts=(Layout({"ln_tuning_layers": part(name("width")), "ln_tuning_layers.bias": part(name("width"), optional=True)}),),
+    # A copy of the whole module, which is a norm by default and may be anything.
+    layouts=(Layout({"ln_tuning_layers": part(name("width"), ...), "ln_tuning_layers.bias": part(name("width"), optional=True)}),),
+    dense=True,
 )
 
 BEFT = Table(

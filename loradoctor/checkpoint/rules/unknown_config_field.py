@@ -10,7 +10,7 @@ from typing import Any
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.methods.fields import fields as fields_of
-from loradoctor.checkpoint.methods.fields import known
+from loradoctor.checkpoint.methods.fields import known, release
 from loradoctor.checkpoint.wording import evidence, listed, verb
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
@@ -79,11 +79,11 @@ def _meant(name: str, raw: Mapping[str, Any], fields: Set[str]) -> str | None:
 
 def _newer(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:
     """Fields that the release which is said to have written the config did not have: it was put together from two."""
-    version = _version(config.get("peft_version"))
+    version = release(config.get("peft_version"))
     if version is None:
         return
     table = fields_of(checkpoint.method.peft_type)
-    found = [n for n in config.raw if n in table and (since := _version(table[n].since)) is not None and since > version]
+    found = [n for n in config.raw if n in table and (since := release(table[n].since)) is not None and since > version]
     if found:
         came = table[found[0]].since
         yield checkpoint.finding(
@@ -95,9 +95,3 @@ def _newer(checkpoint: Checkpoint, config: AdapterConfig) -> Iterator[Finding]:
             help="the config was edited or put together from two: make sure that it is the one of these weights",
             data=evidence("newer-than-version", found),
         )
-
-
-def _version(value: object) -> tuple[int, ...] | None:
-    """A release's number; None for a development version, which has what comes next."""
-    match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:\.post\d{1,4})?", value) if isinstance(value, str) else None
-    return tuple(int(n or 0) for n in match.groups()) if match else None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.methods import METHODS, UNKNOWN
+from loradoctor.checkpoint.methods.fields import is_newer, newest
 from loradoctor.checkpoint.wording import listed
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
@@ -38,6 +39,17 @@ def unknown_method(checkpoint: Checkpoint) -> Iterator[Finding]:
             )
     elif checkpoint.method is UNKNOWN:
         fitting = METHODS.get(str(value).upper().replace("-", "_"))
+        version = config.get("peft_version")
+        if not fitting and isinstance(value, str) and is_newer(version):
+            yield checkpoint.finding(
+                f"`{value}` comes from PEFT {version}, and {newest()} is the newest known here: the method is not checked",
+                "peft_type",
+                of="config",
+                severity=Severity.INFO,
+                help="only a PEFT as new as that can load it; a newer loradoctor may know it",
+                data={"cause": "newer", "tensors": actual.peft_type or None},
+            )
+            return
         yield checkpoint.finding(
             f"`{value}` is not a method that any known PEFT release has" + (f"; `{fitting.peft_type}` is" if fitting else ""),
             "peft_type",

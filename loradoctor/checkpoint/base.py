@@ -207,7 +207,7 @@ def _replaced(checkpoint: Checkpoint, answer: Mapping[str, Any]) -> tuple[str, .
 
 def _outcome(answer: Mapping[str, Any]) -> LoadOutcome:
     raw = dict(answer["loads"])
-    lists = {k: tuple(raw[k]) for k in ("missing", "unexpected", "overwritten", "warnings")}
+    lists = {k: tuple(raw[k]) for k in ("missing", "unsaved", "unexpected", "overwritten", "warnings")}
     return LoadOutcome(
         status=raw["status"],
         loaded=raw["loaded"],

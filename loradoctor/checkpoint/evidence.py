@@ -23,14 +23,16 @@ class LoadOutcome:
 
     ``status`` is ``fully``, ``partly``, ``not-at-all`` or ``raises``; ``loaded`` of ``total`` tensors of the file reach the
     model.
-    Keys are spelled as in a file. ``expected`` is every tensor PEFT would save for this adapter on this base, with its shape;
-    ``modules`` are the names of the base's modules and ``class_name`` its class; ``error`` is what PEFT said when it raised.
+    Keys are spelled as in a file. ``unsaved`` are trained biases that the PEFT which wrote the file forgot. ``expected`` is every
+    tensor PEFT would save for this adapter on this base, with its shape; ``modules`` are the names of the base's modules and
+    ``class_name`` its class; ``error`` is what PEFT said when it raised.
     """
 
     status: str
     loaded: int = 0
     total: int = 0
     missing: tuple[str, ...] = ()
+    unsaved: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     overwritten: tuple[str, ...] = ()
     mismatched: tuple[ShapeMismatch, ...] = ()

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loradoctor.checkpoint.grid import missing_experts
+from loradoctor.checkpoint.methods import UNKNOWN
+from loradoctor.diagnostic import Severity
 
 if TYPE_CHECKING:
     from loradoctor.checkpoint.checkpoint import Checkpoint
@@ -76,8 +78,9 @@ def _renamed(checkpoint: Checkpoint, loads: LoadOutcome) -> bool:
 
 
 def _explained(checkpoint: Checkpoint, loads: LoadOutcome) -> bool:
-    """Whether PEFT raised for what other rules name: a method it no longer has, a token beyond the vocabulary."""
-    removed = loads.error_type == "KeyError" and checkpoint.method.until is not None
+    """Whether PEFT raised for what other rules name: a method it does not have, a token beyond the vocabulary."""
+    unknown = checkpoint.method.until is not None or checkpoint.method is UNKNOWN
+    removed = loads.error_type == "KeyError" and unknown
     beyond = loads.error_type == "IndexError" and bool(checkpoint.config and checkpoint.config.get("trainable_token_indices"))
     return removed or beyond
 
@@ -293,10 +296,22 @@ def data(misfit: Misfit) -> dict[str, object]:
 
 def missing_on_base(checkpoint: Checkpoint) -> Iterator[Finding]:
     """The finding for tensors that PEFT expects on this base and the file does not have (part of `missing-tensors`)."""
-    misfit = diagnose(checkpoint)
-    if misfit is None or misfit.kind != "missing" or checkpoint.evidence is None or checkpoint.evidence.loads is None:
+    if checkpoint.evidence is None or checkpoint.evidence.loads is None:
         return
     loads = checkpoint.evidence.loads
+    if loads.unsaved:
+        yield checkpoint.finding(
+            f"the {len(loads.unsaved)} biases that `bias` in the config says were trained are not in the file: {shown(loads.unsaved)}",
+            "bias",
+            of="config",
+            severity=Severity.INFO,
+            help="PEFT before 0.21 does not save them and no release misses them: the model runs with the base's own biases. Train "
+            'with a newer PEFT, or with `bias="none"`',
+            data={"cause": "biases-unsaved", "count": len(loads.unsaved), "examples": list(loads.unsaved[:3])},
+        )
+    misfit = diagnose(checkpoint)
+    if misfit is None or misfit.kind != "missing":
+        return
     help_ = (
         "PEFT warns at most and leaves these modules as they were initialised: they do nothing. "
         "Save the adapter again, or name fewer `target_modules`"

@@ -164,10 +164,8 @@ def listed(names: tuple[str, ...], limit: int = 3) -> str:
 
 
 def advice(checkpoint: Checkpoint) -> str:
-    """A clause that says which known bases the tensors would fit, or what sizes they show; ``""`` when they show nothing."""
+    """A sentence that says what sizes the tensors show and which known bases have them; ``""`` when they show nothing."""
     shown = sizes(checkpoint)
-    if not str(shown):
-        return ""
     names = fitting(shown, checkpoint.by_module)
-    fits = f": {listed(names)} {'has' if len(names) == 1 else 'have'} them" if names else ""
-    return f"the tensors are of a model with {shown}{fits}"
+    like = f", like {listed(names)}" if names else ""
+    return f"The tensors are of a model with {shown}{like}" if str(shown) else ""

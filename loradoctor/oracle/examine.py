@@ -17,7 +17,7 @@ from . import loaders
 from . import merge as merging
 from .base import Base, Unbuildable, build, revision
 from .isolated import defer_init
-from .load import ADAPTER, FROM_FILE, Outcome, load
+from .load import ADAPTER, FROM_FILE, Outcome, load, stored
 from .weights import BaseWeights
 
 Progress = Callable[[str], None]
@@ -72,14 +72,22 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def _loaders(base: Base, directory: str, outcome: Outcome, progress: Progress) -> list[dict[str, Any]]:
-    first = loaders.row(loaders.FROM_PRETRAINED, outcome)
+    try:
+        # A loader that raises before it reads the file does not know how much there would have been.
+        total = outcome.total or len(stored(directory))
+    except Exception:  # noqa: BLE001 -- a file that cannot be read is in `outcome` already
+        total = 0
+    first = replace(loaders.row(loaders.FROM_PRETRAINED, outcome), of=total)
     try:
         config = peft.PeftConfig.from_pretrained(directory)
-    except Exception:  # noqa: BLE001 -- every loader reads the config with this call: what it raised is in `outcome`
-        return [first.as_json(), *(replace(first, loader=name).as_json() for name in loaders.OTHERS)]
+    except Exception:  # noqa: BLE001 -- PEFT and transformers read it with this call: what it raised is in `outcome`
+        same = [replace(first, loader=name) for name in (loaders.LOAD_ADAPTER, loaders.TRANSFORMERS)]
+        rest = loaders.Row(loaders.DIFFUSERS, "not-run", 0, total, "PEFT cannot read the config")
+        return [r.as_json() for r in (first, *same, rest)]
     defer_init(config)
     disarm(config)
-    return [r.as_json() for r in (first, *loaders.others(base, directory, config, outcome.total, progress))]
+    others = loaders.others(base, directory, config, total, progress)
+    return [r.as_json() for r in (first, *(replace(r, of=r.of or total) for r in others))]
 
 
 def _vocabulary(model: Any) -> int | None:

@@ -33,6 +33,8 @@ class Outcome:
     expected: dict[str, list[int]] = field(default_factory=dict)
     """every tensor that PEFT would save for this adapter on this base, and its shape"""
     missing: list[str] = field(default_factory=list)
+    unsaved: list[str] = field(default_factory=list)
+    """biases of adapted modules that were trained, when the file has none of them: releases of PEFT forgot to save these"""
     unexpected: list[str] = field(default_factory=list)
     overwritten: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, list[int], list[int]]] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Outcome:
 @dataclass
 class _Record:
     adapter: str = ADAPTER
+    only_adapted_biases: bool = False
     model: nn.Module | None = None
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     expected: dict[str, str | None] = field(default_factory=dict)
@@ -90,7 +93,7 @@ def _companion(base: Base, config: Any) -> Any:
 
 
 def _observe(base: Base, config: Any, adapter: str, run: Callable[[], Any]) -> tuple[Any, Outcome]:
-    record = _Record(adapter)
+    record = _Record(adapter, str(getattr(config, "bias", "")).endswith("_only"))
     outcome = Outcome()
     model = None
     with warnings.catch_warnings(record=True) as heard:
@@ -224,12 +227,16 @@ def _judge(outcome: Outcome, record: _Record, base: Base) -> None:
     # Some methods consume or regenerate what they save (prompt embeddings, SHiRA's indices, VeRA's shared projections): a key
     # that PEFT itself would write is neither missing nor unexpected when the file has it.
     outcome.missing = [k for k, name in record.expected.items() if (name or k) not in given and k not in record.stored]
+    biases = [k for k in record.expected if k.endswith(".base_layer.bias")]
+    if record.only_adapted_biases and set(biases) <= set(outcome.missing):
+        outcome.unsaved = biases
+        outcome.missing = [k for k in outcome.missing if k not in set(biases)]
     left = [_in_file(key, record) for key in given if key not in state]
     outcome.unexpected = [key for key in left if key not in record.expected and not _double(key, record)]
     inactive = ".original_module."
     outcome.overwritten = sorted(key for key in landed & base_names if key not in mapped and inactive not in key)
     outcome.loaded = max(0, outcome.total - len(outcome.unexpected) - len(outcome.mismatched))
-    hit = len(record.expected) - len(outcome.missing)
+    hit = len(record.expected) - len(outcome.missing) - len(outcome.unsaved)
     if outcome.error_type:
         outcome.status = "raises"
         outcome.loaded = 0

@@ -21,8 +21,6 @@ LOAD_ADAPTER = "PeftModel.load_adapter"
 TRANSFORMERS = "transformers load_adapter"
 DIFFUSERS = "diffusers load_lora_weights"
 
-OTHERS = (LOAD_ADAPTER, TRANSFORMERS, DIFFUSERS)
-
 _STATUS = {"fully": "full", "partly": "partial", "not-at-all": "none", "raises": "raises"}
 
 
@@ -53,6 +51,7 @@ def row(loader: str, outcome: Outcome) -> Row:
         _several(outcome.missing, "missing"),
         _several(outcome.unexpected, "unused"),
         _several(outcome.overwritten, "written over the base"),
+        _several(outcome.unsaved, "biases left as the base has them"),
     ]
     return Row(loader, _STATUS[outcome.status], outcome.loaded, outcome.total, "; ".join(filter(None, parts)))
 

@@ -223,3 +223,18 @@ def test_half_of_a_fused_expert(examine, tmp_path):
     result = examine(per_expert(good, tmp_path / "a", ["w1"]))
     assert result.only().code == "LD617"
     assert "w1" in rows(result)[PEFT]["reason"]
+
+
+def test_biases_that_an_older_peft_forgot_are_information(examine, base, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = zoo.llama(tmp_path / "biased", attention_bias=True)
+    path = zoo.adapter(tmp_path / "a", model, zoo.lora(target_modules=["q_proj"], bias="lora_only"), base=tmp_path / "biased")
+    file = path / "adapter_model.safetensors"
+    save_file({k: v.clone() for k, v in load_file(file).items() if not k.endswith(".bias")}, file)
+    result = examine(path)
+    found = result.only()
+    assert (found.code, found.severity.value, found.data["cause"], found.data["count"]) == ("LD606", "info", "biases-unsaved", 2)
+    assert rows(result)[PEFT]["status"] == "full"
+    assert "2 biases left as the base has them" in rows(result)[PEFT]["reason"]
+    assert result.check("merge-equivalence").status == "passed"

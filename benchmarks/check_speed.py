@@ -116,7 +116,7 @@ def main() -> int:
     if options.loaders:
         from loader_speed import main as loaders
 
-        return loaders([])
+        return loaders(["--busy"] if options.busy else [])
     size, width, wide = LARGE if options.large else SMALL
     limit = size / RATE if options.large else SECONDS
     failed = False

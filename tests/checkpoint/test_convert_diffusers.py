@@ -98,6 +98,23 @@ def test_text_encoders_of_older_versions(tmp_path: Path) -> None:
     same(model, converted(source, tmp_path / "peft")[""], {"q_proj": up @ down}, torch.ones(2, 10, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("level", ["", "text_model."])
+def test_clip_with_and_without_the_level_that_transformers_took_out(tmp_path: Path, level: str) -> None:
+    model = Encoder()
+    down, up = drawn(4, 10), drawn(10, 4)
+    stem = f"text_encoder.{level}q_proj"
+    source = put(tmp_path / "file", NAME, {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up})
+    same(
+        model,
+        converted(source, tmp_path / "peft", base(tmp_path / "base", text_encoder=model))[""],
+        {"q_proj": up @ down},
+        torch.ones(2, 10).double(),
+    )
+    older = put(tmp_path / "older", "model.safetensors", {f"text_model.{k}": v for k, v in model.state_dict().items()})
+    (plan,) = plans(source, older).values()
+    assert plan.config["target_modules"] == ["text_model.q_proj"]
+
+
 def test_a_rank_that_the_header_contradicts_is_refused(tmp_path: Path) -> None:
     _, state = adapted(Denoiser(), r=4, lora_alpha=4)
     tensors = {f"unet.{k}": v for k, v in state.items()}

@@ -133,6 +133,14 @@ def test_a_kernel_of_one_may_be_stored_as_a_matrix(tmp_path: Path) -> None:
     same(model, converted(source, tmp_path / "peft", base(tmp_path / "base", unet=model))[""], updates)
 
 
+def test_clip_without_the_level_that_transformers_took_out(tmp_path: Path) -> None:
+    model = Encoder()
+    tensors, updates = lora(model, "lora_te_text_model_")
+    source = put(tmp_path / "file", "style.safetensors", tensors)
+    result = converted(source, tmp_path / "peft", base(tmp_path / "base", text_encoder=model))[""]
+    same(model, result, updates, torch.ones(2, 10, dtype=torch.float64))
+
+
 def test_every_model_of_the_pipeline_gets_its_adapter(tmp_path: Path) -> None:
     unet, encoder = Denoiser(), Encoder()
     (first, one), (second, two) = lora(unet, "lora_unet_"), lora(encoder, "lora_te1_")

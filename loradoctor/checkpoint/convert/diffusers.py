@@ -28,6 +28,7 @@ _LEAVES = (
 )
 _ROLE = {"A": "lora_A.weight", "B": "lora_B.weight", "down": "lora_A.weight", "up": "lora_B.weight"}
 _OLD_ENCODER = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
+_LEVEL = "text_model."
 _TOOL = "diffusers' tensor"
 
 
@@ -72,6 +73,8 @@ def _converted(
 ) -> Plan:
     refusals = [Refusal(f"{listed(strange)} have no names of diffusers' LoRA")] if strange else []
     stated = _stated(checkpoint, component)
+    base = bases.get(component) or (bases.get("") if set(bases) == {""} else None)
+    modules = _as_in(base, modules)
     notes: tuple[str, ...] = ()
     parts: list[Part] = []
     for module, leaves in modules.items():
@@ -90,12 +93,21 @@ def _converted(
         "use_dora": any("lora_magnitude_vector" in leaves for leaves in modules.values()),
         "lora_bias": any("lora_B.bias" in leaves for leaves in modules.values()),
     }
-    base = bases.get(component) or (bases.get("") if set(bases) == {""} else None)
     sources = {}
     if checkpoint.weights is not None:
         sources = origins(checkpoint.weights, {n: checkpoint.tensors[n] for leaves in modules.values() for n in leaves.values()})
     material = Material(tuple(parts), sources, fields, old, notes=notes, refusals=tuple(refusals), tool=_TOOL)
     return plan(material, base)
+
+
+def _as_in(base: BaseModel | None, modules: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
+    """The modules under the base's names: transformers 5 took the level `text_model` out of CLIP's text models."""
+    known = base.modules.keys() if base is not None else set()
+    if known and not modules.keys() & known:
+        for other in ({m.removeprefix(_LEVEL): m for m in modules}, {f"{_LEVEL}{m}": m for m in modules}):
+            if other.keys() <= known:
+                return {new: modules[old] for new, old in other.items()}
+    return modules
 
 
 def _stated(checkpoint: Checkpoint, component: str) -> dict[str, object]:

@@ -85,7 +85,9 @@ def resolve(prefix: str, written: Sequence[str], bases: Mapping[str, BaseModel],
 
 
 def _modules(written: str, base: BaseModel, fits: Fits) -> list[str]:
-    spellings = (written.replace(".", "_"), renumbered(written.replace(".", "_")))
+    flat = written.replace(".", "_")
+    # transformers 5 took a level out of CLIP's text models: weights saved by it lack what the scripts have in their names.
+    spellings = (flat, renumbered(flat), flat.removeprefix("text_model_"))
     for spelling in dict.fromkeys(spellings):
         if found := [m for m in base.flattened.get(spelling, ()) if fits(written, base.modules[m])]:
             return found

@@ -397,3 +397,33 @@ def test_sdxl_s_names_are_those_of_diffusers_itself() -> None:
             ".lora.down.weight", ""
         )
         assert renumbered(name) == theirs.replace(".lora_down.weight", "").replace(".", "_"), name
+
+
+def test_as_diffusers_loads_the_file(tmp_path: Path) -> None:
+    """A small UNet with the file given to `load_lora_weights`' own functions, and with its conversion given to PEFT."""
+    diffusers = pytest.importorskip("diffusers", exc_type=ImportError)
+    import copy
+
+    sizes = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 4}
+    blocks = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(sample_size=8, in_channels=4, out_channels=4, **sizes, **blocks).eval()
+    unet.save_pretrained(tmp_path / "base")
+    tensors: dict[str, Any] = {}
+    for name, layer in unet.named_modules():
+        if not isinstance(layer, (nn.Linear, nn.Conv2d)) or not ("attentions" in name or "conv1" in name):
+            continue
+        weight, stem = layer.weight, f"lora_unet_{name.replace('.', '_')}"
+        tensors[f"{stem}.lora_down.weight"] = torch.randn(3, *weight.shape[1:]) / 4
+        tensors[f"{stem}.lora_up.weight"] = torch.randn(weight.shape[0], 3, *(1 for _ in weight.shape[2:])) / 4
+        tensors[f"{stem}.alpha"] = torch.tensor(1.5)
+    source = put(tmp_path / "file", "style.safetensors", tensors)
+    state, alphas = diffusers.StableDiffusionPipeline.lora_state_dict(str(source / "style.safetensors"), unet_config=unet.config)
+    theirs = copy.deepcopy(unet)
+    theirs.load_lora_adapter(state, prefix="unet", network_alphas=alphas)
+    ours = loaded(unet, converted(source, tmp_path / "peft", tmp_path / "base")[""])
+    given = {"sample": torch.randn(1, 4, 8, 8), "timestep": 3, "encoder_hidden_states": torch.randn(1, 3, 8)}
+    with torch.no_grad():
+        plain, wanted, found = (m(**given).sample for m in (unet, theirs, ours))
+    assert (wanted - plain).abs().max() > 1e-2
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)

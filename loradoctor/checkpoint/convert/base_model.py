@@ -31,6 +31,17 @@ class BaseModel:
         return {name.removesuffix(".weight"): s for name, s in self.shapes.items() if name.endswith(".weight") and len(s) > 1}
 
     @cached_property
+    def paths(self) -> frozenset[str]:
+        """Every module that has a parameter or holds one that does: PEFT compares all of them with `target_modules`."""
+        found: set[str] = set()
+        for name in self.shapes:
+            module = name.rpartition(".")[0]
+            while module and module not in found:
+                found.add(module)
+                module = module.rpartition(".")[0]
+        return frozenset(found)
+
+    @cached_property
     def flattened(self) -> Mapping[str, tuple[str, ...]]:
         """Module path with ``_`` for every dot → the modules that are written so."""
         found: dict[str, list[str]] = {}

@@ -106,7 +106,7 @@ def _targets(parts: Sequence[Part], base: BaseModel | None, kept: Mapping[str, o
     wanted = {p.module for p in parts}
     if kept.get("target_modules"):
         config = AdapterConfig(Path(), dict(kept), "")
-        others = set(base.modules) - wanted if base is not None else set()
+        others = base.paths - wanted if base is not None else frozenset()
         try:
             exact = all(decide(config, m).targeted for m in wanted) and not any(decide(config, m).targeted for m in others)
         except re.error:
@@ -168,7 +168,7 @@ def targets(modules: Sequence[str], base: BaseModel | None) -> list[str]:
     wanted = set(modules)
     short = sorted({m.rpartition(".")[2] for m in modules})
     if base is not None and base.modules and len(modules) > _SHORT:
-        selected = {m for m in base.modules if m.rpartition(".")[2] in short}
+        selected = {m for m in base.paths if m.rpartition(".")[2] in short}
         if selected == wanted:
             return short
     return sorted(wanted)

@@ -59,7 +59,7 @@ def undeclared(checkpoint: Checkpoint) -> Plain:
     for key in checkpoint.keys:
         if key.name in declared or key.role not in ("", "base_layer") or not key.name.startswith("base_model.model."):
             continue
-        if key.suffix == "bias":
+        if "bias" in key.suffix:  # PEFT saves by this: the `in_proj_bias` of an attention is one too
             if not bias:
                 biases.append(key)
         elif _EMBEDDING.search(key.module) and key.suffix == "weight":

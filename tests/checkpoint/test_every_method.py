@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import logging
+import os
 import re
+import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +26,13 @@ torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CASES = sorted(name for name, case in zoo.CASES.items() if zoo.fields(case.peft_type))
-RANDOM_START = {
-    "unilora", "unilora_indices", "vblora", "vblora_topk", "vblora_many", "frod", "frod_seed", "fourierft", "c3a", "c3a_pattern", "hra",
-    "hra_conv", "psoft_free", "miss_random", "deft", "deft_lowered", "ln_tuning_whole", "deft_para", "osf", "osf_rank", "osf_share", "ln_tuning", "trainable_tokens",
-    "prompt_tuning", "p_tuning", "prefix_tuning", "prefix_tuning_projected", "cpt", "cartridge", "multitask_prompt_tuning",
-}  # fmt: skip
+RANDOM_START = frozenset(
+    """
+    c3a c3a_pattern cartridge cpt deft deft_lowered deft_para fourierft frod frod_seed hra hra_conv ln_tuning ln_tuning_whole
+    miss_random multitask_prompt_tuning osf osf_rank osf_share p_tuning prefix_tuning prefix_tuning_projected prompt_tuning
+    psoft_free trainable_tokens unilora unilora_indices vblora vblora_many vblora_topk
+    """.split()
+)
 """Settings whose fresh tensors are not all the same value, so that the file cannot tell whether they were trained."""
 
 BASE_DECIDES = {
@@ -37,7 +41,7 @@ BASE_DECIDES = {
     # The only adapted module of layer 0 of 3: the adapter may well start at layer 1.
     r"(hra|oft)_conv: drop", r"ia3_conv3d: drop", r"adalora_dora_free: drop .*attn.out_proj",
     # Sizes of the base model decide what the config means.
-    r"lora_experts: size r", r"shira: size r", r"waveft.*: (flag proportional|size n_frequency)", r"oft_shared: ",
+    r"lora_experts: size r", r"oft_embedding: turn", r"shira: size r", r"waveft.*: (flag proportional|size n_frequency)", r"oft_shared: ",
     r"(loha|lokr)_conv.*: flag use_effective_conv2d", r"(prefix_tuning|cartridge).*: size num_layers",
     # Which modules share a factor is in the values, and what is made again from the seed is the same.
     r"lily.*: size stride_A", r".*: flag save_(projection|indices|precomputed_indices)=False",
@@ -116,6 +120,29 @@ def test_a_classifier_that_lost_its_first_layer_is_noticed(tmp_path: Path) -> No
         d.code: d.message for d in light(tmp_path / "x").diagnostics if d.location.path == str(tmp_path / "x/adapter_model.safetensors")
     }
     assert "internal_xlora_classifier.layers.0" in found["LD606"]
+
+
+_OLDER = """
+import pathlib, sys
+import zoo
+for name, case in zoo.CASES.items():
+    if zoo.fields(case.peft_type):
+        try:
+            zoo.save(case, pathlib.Path(sys.argv[1]) / name)
+        except (AttributeError, TypeError, ValueError) as error:
+            print(name, "is not in this release:", error)
+"""
+
+
+@pytest.mark.evidence
+@pytest.mark.skipif("LORADOCTOR_OLD_PYTHON" not in os.environ, reason="LORADOCTOR_OLD_PYTHON names no interpreter")
+def test_what_an_older_peft_writes_is_silent(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    subprocess.run([os.environ["LORADOCTOR_OLD_PYTHON"], "-c", _OLDER, str(tmp_path)], check=True, env=environment, capture_output=True)
+    written = sorted(tmp_path.iterdir())
+    assert len(written) > 50
+    for directory in written:
+        assert [(directory.name, d.code) for d in light(directory).at_least(Severity.WARNING) if d.code != "LD805"] == []
 
 
 Change = tuple[str, dict[str, Any], dict[str, Any]]

@@ -58,8 +58,8 @@ def repair(target: str, options: RepairOptions) -> list[Outcome]:
     except OSError as error:
         raise TargetError(f"`{target}` cannot be read: {(error.strerror or str(error)).lower()}") from error
     if place.directory.resolve() != Path(target).resolve() and Path(target).is_dir():
-        moved = f"the adapter lay in `{place.path}`, where PEFT does not look"
-        source = replace(source, plan=replace(source.plan, files=(*source.plan.files, moved)))
+        below = f"the adapter is in `{place.path}`: that is the directory to give to PEFT"
+        source = replace(source, plan=replace(source.plan, notes=(*source.plan.notes, below)))
     plans = _conversions(source, options)
     if len(plans) > 1 and not options.dry_run:
         # A pipeline's adapters belong together: all of them, or none.

@@ -61,7 +61,7 @@ def medians(commands: dict[str, list[str]], runs: int, directory: Path | None = 
     for turn in range(runs + 1):
         for name, command in commands.items():
             took = seconds(command, directory)
-            if turn or runs == 1:  # the first turn fills the caches
+            if turn:  # the first fills the caches
                 taken[name].append(took)
     return {name: statistics.median(times) for name, times in taken.items()}
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loradoctor.checkpoint.grid import missing_experts
+from loradoctor.checkpoint.key import PREFIX
 from loradoctor.checkpoint.methods import UNKNOWN
 from loradoctor.diagnostic import Severity
 
@@ -99,7 +100,9 @@ def _prefix(checkpoint: Checkpoint, loads: LoadOutcome) -> Misfit | None:
     if change is None:
         return None
     keys = tuple(name for name in strays if change.new + name[len(change.old) :] in wanted and name.startswith(change.old))
-    detail = {"old": change.old, "new": change.new, "added": change.added, "removed": change.removed}
+    # PEFT that found no target has no keys to compare, only module paths; in the file they stand behind its prefix.
+    top = "" if loads.expected else PREFIX
+    detail = {"old": f"{top}{change.old}", "new": f"{top}{change.new}", "added": change.added, "removed": change.removed}
     more = {"tensors": len(strays)} if len(keys) < MOSTLY * len(strays) else {}
     return Misfit("prefix", keys if more else tuple(strays), {**detail, **more})
 
@@ -211,8 +214,10 @@ def _collision(_: Checkpoint, loads: LoadOutcome) -> Misfit | None:
     lost = set(loads.missing)
     kept = [key for key in loads.expected if key not in lost]
     # The last component of a module is what `target_modules` lists: all of them missing is a target too many.
-    inner = loads.missing[0].removeprefix("base_model.model.").split(".lora_")[0].split(".")[:-1]
-    for component in inner if kept else ():
+    inner = loads.missing[0].removeprefix(PREFIX).split(".lora_")[0].split(".")[:-1]
+    # Before the number of the layer stand the parts of a model, such as an image encoder: nobody calls an adapter that.
+    first = next((i for i, part in enumerate(inner) if part.isdigit()), 0)
+    for component in inner[first:] if kept else ():
         within = f".{component}."
         numbered = component.isdigit() and component != "0"
         if not numbered and all(within in key for key in lost) and not any(within in key for key in kept):

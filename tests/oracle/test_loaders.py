@@ -191,6 +191,12 @@ def test_a_text_and_image_adapter_on_the_text_model(examine, tmp_path):
     assert (found.data["count"], found.data["tensors"]) == (12, 20)
 
 
+def test_an_image_encoder_that_was_not_trained_is_no_collision_of_names(examine, tmp_path):
+    path = zoo.adapter(tmp_path / "a", llava(tmp_path / "llava"), zoo.lora(target_modules=["q_proj", "v_proj"]), base=tmp_path / "llava")
+    found = examine(zoo.edited(path, tmp_path / "b", lambda k: None if "vision_tower" in k else k)).only()
+    assert (found.code, found.data["count"]) == ("LD606", 8)
+
+
 def per_expert(source, target, names):
     """The adapter with one LoRA per expert, as transformers 4 named them."""
     from safetensors.torch import load_file, save_file

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from loradoctor.checkpoint.fit import Misfit, data, diagnose, other_loader, shown
+from loradoctor.checkpoint.key import PREFIX
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.rule import rule
 
 if TYPE_CHECKING:
     from loradoctor.checkpoint.checkpoint import Checkpoint
-
-PREFIX = "base_model.model."
 
 
 @rule("LD604", Severity.ERROR, "K4")
@@ -61,7 +60,8 @@ def _help(checkpoint: Checkpoint, misfit: Misfit) -> str:
     targets = checkpoint.config.get("target_modules") if checkpoint.config is not None else None
     loads = checkpoint.evidence.loads if checkpoint.evidence is not None else None
     if isinstance(targets, str) and loads is not None and loads.error_type:
-        return f"PEFT raises, because the pattern in `target_modules` matches nothing: write it for `{new}` in place of `{old}`"
+        here, there = str(new).removeprefix(PREFIX), str(old).removeprefix(PREFIX)
+        return f"PEFT raises, because the pattern in `target_modules` matches nothing: write it for `{here}` in place of `{there}`"
     consequence = "PEFT loads none of them, warns at most, and the model answers like the base model"
     taken = f"; {way}" if (way := other_loader(checkpoint)) else ""
     if "tensors" in misfit.detail:

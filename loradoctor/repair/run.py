@@ -152,7 +152,7 @@ def _written(source: Source, options: RepairOptions, outcome: Outcome, staging: 
         proofs, remaining = _prove(plan, source.checkpoint, result, options, base, why_not)
         if any(p.status == proof.FAILED for p in proofs):
             return replace(outcome, status="not-proved", proofs=proofs, remaining=remaining)
-        carried, left = carry(source.checkpoint.directory, result, source.replaced)
+        carried, left = ([], []) if source.alone else carry(source.checkpoint.directory, result, source.replaced)
         done = replace(outcome, status="repaired", proofs=proofs, remaining=remaining, carried=tuple(carried), left=tuple(left))
         (result / REPORT).write_text(json.dumps(as_json(done), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _settle(result, Path(outcome.output))

@@ -24,11 +24,15 @@ _OTHER_NAMES = ("adapter.safetensors", "model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What was read: the adapter with its tensors, the plan that copies it, and the files that the plan replaces."""
+    """What was read: the adapter with its tensors, the plan that copies it, and the files that the plan replaces.
+
+    ``alone`` says that a file of another name than PEFT's was pointed at: what lies beside it need not belong to it.
+    """
 
     checkpoint: Checkpoint
     plan: Plan
     replaced: tuple[Path, ...]
+    alone: bool = False
 
 
 def opened(place: Place) -> Source:
@@ -57,7 +61,8 @@ def opened(place: Place) -> Source:
         refusals=tuple(dict.fromkeys(refusals)),
         metadata={**metadata, "format": "pt"},
     )
-    return Source(checkpoint, plan, found.files)
+    alone = place.weights is not None and place.weights.name not in weights.NAMES
+    return Source(checkpoint, plan, found.files, alone)
 
 
 @dataclass(frozen=True, slots=True)

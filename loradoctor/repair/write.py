@@ -19,6 +19,7 @@ _STATE = (
 )  # fmt: skip
 """Starts of the names under which trainers keep what only resuming needs."""
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib")
+_WEIGHTS = (".safetensors", ".gguf", ".onnx", ".h5", ".msgpack")
 _SKIPPED_DIRECTORIES = (".git", ".cache", "__pycache__", "runs", "wandb")
 _DEPTH = 4
 
@@ -93,6 +94,8 @@ def _left_behind(path: Path, depth: int) -> str:
         return "neither a file nor a directory"
     if path.suffix in _PICKLES:
         return "a pickle, which can run code when it is loaded"
+    if path.suffix in _WEIGHTS:
+        return "other weights than the adapter's"
     return "a link to a file elsewhere" if path.is_symlink() and not _nearby(path) else ""
 
 

@@ -51,6 +51,22 @@ def test_everything_else_comes_along_except_states_and_pickles(broken, tmp_path)
     assert "pickle" in left["odd.pkl"]
 
 
+def test_other_weights_stay_where_they_are(broken, tmp_path):
+    save_file({"w": torch.ones(2)}, broken / "model.safetensors")
+    assert [d.name for d in into(broken, tmp_path / "new").left] == ["model.safetensors"]
+
+
+def test_of_a_file_among_others_only_the_file_is_taken(broken, tmp_path):
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    tensors = load_file(broken / FILE)
+    save_file({k.removeprefix("base_model.model.base_model.model."): t for k, t in tensors.items()}, downloads / "lora.safetensors")
+    (downloads / "adapter_config.json").write_bytes((broken / "adapter_config.json").read_bytes())
+    (downloads / "letter.txt").write_text("private")
+    assert into(downloads / "lora.safetensors", tmp_path / "new").status == "repaired"
+    assert sorted(contents(tmp_path / "new")) == ["adapter_config.json", FILE, "repair-report.json"]
+
+
 def test_links_are_followed_only_into_the_adapter_and_the_hubs_blobs(broken, tmp_path):
     (tmp_path / "secret").write_text("mine")
     (broken / "secret.txt").symlink_to(tmp_path / "secret")

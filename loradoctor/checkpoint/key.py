@@ -104,7 +104,7 @@ def _role(parts: list[str], method: Method) -> tuple[str, str, str, str | None]:
 
 def _tail(role: str, rest: list[str], method: Method) -> tuple[str, str | None]:
     """What follows a role: nothing, ``weight`` or an ending of the role's own, and before it perhaps an adapter's name."""
-    if not rest or (role.startswith("lora_") and not _NAMED.match(role)):
+    if not rest or rest in (["weight"], ["bias"]) or (role.startswith("lora_") and not _NAMED.match(role)):
         return ".".join(rest), None
     tail = _legal(method.peft_type, role)
     for start in range(len(rest) + 1):

@@ -29,6 +29,9 @@ def flag_lost(checkpoint: Checkpoint) -> Iterator[Finding]:
     Without `use_dora` PEFT silently drops the magnitudes and applies a plain LoRA, which is another model; without `lora_bias`
     it drops the biases. With the flag and without the tensors they stay at their initial value.
 
+    Other methods have such settings too, `para` of DEFT or `psoft_mag_a` of PSOFT, and paths that a setting chooses, as `config_A_B` of
+    GLoRA does: tensors of one setting under another are dropped, or stop the load.
+
     Set the flag as it was in training.
     """
     config = checkpoint.comparable

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
+from loradoctor.checkpoint import expression
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 
 ALL_LINEAR = "all-linear"
@@ -28,12 +28,12 @@ class Verdict:
 def decide(config: AdapterConfig, module: str) -> Verdict:
     """Whether ``config`` puts an adapter on the module called ``module`` (path in the base model).
 
-    Raises ``re.error`` where PEFT would, for a pattern that does not compile.
+    Raises ``re.error`` where PEFT would, for a pattern that does not compile, and where PEFT would hang.
     """
     if _excluded(config.get("exclude_modules"), module):
         return Verdict(targeted=False, because="exclude_modules")
     for name in config.modules_to_save:
-        if _compile(rf"(^|.*\.){name}($|\..*)").match(module):
+        if expression.match(rf"(^|.*\.){name}($|\..*)", module):
             return Verdict(targeted=False, because="modules_to_save")
     targets = config.get("target_modules")
     if targets is None:
@@ -44,7 +44,7 @@ def decide(config: AdapterConfig, module: str) -> Verdict:
     if isinstance(targets, str):
         if targets.lower() == ALL_LINEAR:
             return Verdict(targeted=None, because="target_modules")
-        found: bool | None = _compile(targets).fullmatch(module) is not None
+        found: bool | None = expression.fullmatch(targets, module) is not None
     else:
         found = _in_list(targets, config.raw, module)
         if found is None:
@@ -58,7 +58,7 @@ def _excluded(exclude: Any, module: str) -> bool:
     if not isinstance(exclude, (str, list)) or not exclude:  # a value of the wrong kind is invalid-config-field's to tell
         return False
     if isinstance(exclude, str):
-        return _compile(exclude).fullmatch(module) is not None
+        return expression.fullmatch(exclude, module) is not None
     return _listed(exclude, module)
 
 
@@ -86,7 +86,7 @@ def layer_index(module: str, patterns: Any = None) -> int | None:
     if not listed:
         match = re.match(r".*?\.[^.]*\.(?P<idx>\d+)\.", module)
     else:
-        tried = (_compile(rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\.").match(module) for p in listed)
+        tried = (expression.match(rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\.", module) for p in listed)
         match = next((m for m in tried if m), None)
     return int(match["idx"]) if match else None
 
@@ -102,11 +102,6 @@ def _holds_parameter(parameters: Any, module: str) -> bool:
 def pattern_key(patterns: Mapping[str, Any], module: str) -> str | None:
     """The first key of ``rank_pattern`` or ``alpha_pattern`` that applies to ``module``, in the order of the file."""
     for key in patterns:
-        if _compile(rf"(.*\.)?({key})$").match(module):
+        if expression.match(rf"(.*\.)?({key})$", module):
             return key
     return None
-
-
-@lru_cache(maxsize=1024)
-def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)

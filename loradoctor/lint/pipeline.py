@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from loradoctor.config import Settings
 from loradoctor.diagnostic import Diagnostic, Finding, Location, Report, Severity, Span, Subject
 from loradoctor.engine import run as run_rules
 from loradoctor.engine import stamp
+from loradoctor.limit import processor_time
 from loradoctor.lint import files
 from loradoctor.rule import Rule
 from loradoctor.self_report import check_did_not_complete, unparsable_source, unreadable_file
@@ -78,7 +78,7 @@ class Pipeline:
         except SourceError as error:
             return Outcome(Report().with_diagnostics(self.kept(path, [_source_error(path, error)])))
         try:
-            with _time_limit(TIME_LIMIT):
+            with processor_time(TIME_LIMIT):
                 source, module, broken = self._module(source)
                 found = run_rules(self._rules(), module, path) if module is not None else []
                 found = [d for d in found if d.location.path == path]  # the rest is that other file's to report
@@ -147,34 +147,6 @@ def _analyse(source: Source, targets: Mapping[str, str]) -> object:
     from loradoctor.lint.module import analyse
 
     return analyse(source, targets)
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after ``seconds``, where that can be done without taking another's alarm."""
-    import signal
-    import threading
-
-    free = (
-        hasattr(signal, "setitimer")
-        and threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL
-        and signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
-    )
-    if not free:
-        yield
-        return
-
-    def expired(_: int, __: object) -> None:
-        raise TimeoutError(f"it took more than {seconds:g} seconds of processor time")
-
-    signal.signal(signal.SIGVTALRM, expired)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
 
 
 def _as_information(diagnostic: Diagnostic) -> Diagnostic:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from loradoctor.checkpoint import expression
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.methods.dims import IN, OUT, Formula, R, name
 from loradoctor.checkpoint.methods.table import Layout, Parameter, Part, Problem, Roles, Shapes, Switch, Table, each, part
@@ -111,10 +112,10 @@ def _osf(config: AdapterConfig, module: str, _: Shapes, sizes: Mapping[str, int]
     source, value = "effective_rank", config.get("effective_rank")
     for pattern, rank in config.pattern("rank_pattern").items():
         try:
-            if re.search(pattern, module):
+            if expression.search(pattern, module):
                 source, value = "rank_pattern", rank
                 break
-        except (re.error, RecursionError, OverflowError):
+        except re.error:
             return
     least = min(rows, columns)
     frozen = _resolved(value, least)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from loradoctor.checkpoint import expression
 from loradoctor.checkpoint.adapter_config import AdapterConfig
 from loradoctor.checkpoint.methods.dims import IN, OUT, name
 from loradoctor.checkpoint.methods.table import Layout, Problem, Shapes, Table, each, part
@@ -18,8 +19,8 @@ def feedforward(config: AdapterConfig, module: str) -> bool | None:
     names = config.get("feedforward_modules")
     if isinstance(names, str):
         try:
-            return re.fullmatch(names, module) is not None
-        except (re.error, RecursionError, OverflowError):
+            return expression.fullmatch(names, module) is not None
+        except re.error:
             return None
     return any(module.endswith(str(n)) for n in names) if isinstance(names, list) else None
 

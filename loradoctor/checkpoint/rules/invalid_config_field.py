@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 
+from loradoctor.checkpoint import expression
 from loradoctor.checkpoint.adapter_config import AdapterConfig, number
 from loradoctor.checkpoint.checkpoint import Checkpoint
 from loradoctor.checkpoint.methods import UNKNOWN
@@ -34,7 +36,10 @@ def invalid_config_field(checkpoint: Checkpoint) -> Iterator[Finding]:
     config = checkpoint.config
     if config is None:
         return
-    judges: list[Callable[[AdapterConfig], Iterator[Problem]]] = [_task, _patterns]
+    judges: list[Callable[[AdapterConfig], Iterator[Problem]]] = [
+        _task,
+        partial(_patterns, longest=max(checkpoint.by_module, key=len, default="")),
+    ]
     if checkpoint.method.low_rank:
         judges += [_rank, _alpha, _choices, _contradictions, _former]
     if checkpoint.method is not UNKNOWN and checkpoint.tensor_method is checkpoint.method:
@@ -163,25 +168,16 @@ def _contradictions(config: AdapterConfig) -> Iterator[Problem]:
             yield name, f"`{name}` is a {type(value).__name__}, not an object", "PEFT cannot use it"
 
 
-def _patterns(config: AdapterConfig) -> Iterator[Problem]:
-    """Everything that PEFT compiles as a regular expression."""
-    for key in ("target_modules", "exclude_modules"):
-        value = config.get(key)
-        if isinstance(value, str) and (reason := _broken(value)):
-            yield key, f"`{key}` is not a regular expression: {reason}", "PEFT stops with `re.error`"
-    for key in ("rank_pattern", "alpha_pattern"):
-        for pattern in config.pattern(key):
-            if config.peft_type != "ADALORA" and (reason := _broken(pattern)):
-                yield (
-                    key,
-                    f"`{key}` has the key `{pattern}`, which is not a regular expression: {reason}",
-                    "PEFT stops with `re.error`",
-                )
-
-
-def _broken(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        return str(error)
-    return ""
+def _patterns(config: AdapterConfig, longest: str) -> Iterator[Problem]:
+    """Everything that PEFT compiles as a regular expression and matches against every module, the one called ``longest`` too."""
+    written = [(key, f"`{key}`", value) for key in ("target_modules", "exclude_modules") if isinstance(value := config.get(key), str)]
+    for key in ("rank_pattern", "alpha_pattern") if config.peft_type != "ADALORA" else ():
+        written += [(key, f"the key `{pattern}` of `{key}`", pattern) for pattern in config.pattern(key)]
+    for key, what, pattern in written:
+        try:
+            expression.fullmatch(pattern, longest)
+        except expression.TooSlowError:
+            message = f"{what} is a regular expression that does not come to an end on `{longest}`"
+            yield key, message, "PEFT matches it against every module and hangs: repeat nothing inside of what is repeated"
+        except re.error as error:
+            yield key, f"{what} is not a regular expression: {error}", "PEFT stops with `re.error`"

@@ -124,11 +124,10 @@ def _kinds(config: AdapterConfig) -> Iterator[Problem]:
         value = config.get(key)
         if value is None or field.takes(value):
             # Null stands for "not set" in many old configs and does no harm where it does not belong; sizes have their own check.
-            choices = field.choices
-            if isinstance(value, str) and choices and value not in choices and key not in ("init_lora_weights", "bias"):
-                near = next((c for c in choices if c.lower() == value.lower()), None)
-                known = f"; `{near}` is" if near else f" ({', '.join(choices)})"
-                yield key, f"`{key}` is `{value}`, which is not one of the values that PEFT knows{known}", "PEFT stops or takes its default"
+            # PEFT enforces few of the names it declares, and those are constraints; of the others only the case may be wrong.
+            near = next((c for c in field.choices if isinstance(value, str) and c != value and c.lower() == value.lower()), None)
+            if near is not None and value not in field.choices and key not in ("init_lora_weights", "bias"):
+                yield key, f"`{key}` is `{value}`; PEFT knows `{near}`", "PEFT stops, or takes it for something else: write it as PEFT does"
             continue
         if isinstance(value, (int, float)) and not isinstance(value, bool) and "bool" in field.kinds:
             continue  # 0 and 1 are what they say

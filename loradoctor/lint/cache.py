@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 from loradoctor import __version__
@@ -213,10 +214,17 @@ def _pins(directory: str) -> str:
                     if entry.name in _TOP:
                         seen.append(entry.name)
                     elif _PINS.fullmatch(entry.name):
-                        stat = entry.stat()
-                        seen.append(f"{entry.path} {stat.st_mtime_ns} {stat.st_size}")
+                        seen.append(_seen(entry.path))
+        for copy in chain.from_iterable(files.COPIES.values()):
+            with suppress(OSError):
+                seen.append(_seen(os.path.join(directory, copy)))
         if parent == directory or not set(_TOP).isdisjoint(seen):
             return _digest("\0".join(sorted(seen)).encode())
+
+
+def _seen(path: str) -> str:
+    stat = os.stat(path)
+    return f"{path} {stat.st_mtime_ns} {stat.st_size}"
 
 
 def _is_entry(entry: Any) -> bool:

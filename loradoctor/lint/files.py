@@ -43,6 +43,9 @@ another one to load. A word that is part of another one is left out."""
 # Files with these words build, load or take apart the models that another file goes on with.
 _wraps_models = re.compile(rb"get_peft_model|PeftModel|PeftConfig|LoraConfig|merge_and_unload|prepare_model_for|PeftMixed").search
 
+COPIES = {name: tuple(f"{inside}{name}/__init__.py" for inside in ("", "src/", f"{name}/src/")) for name in ("peft", "transformers", "trl")}
+"""Libraries that projects carry in a copy of their own, and that are themselves linted: where the source may say its version."""
+
 
 def relevant(data: bytes) -> bool:
     """Whether any rule could have something to say about a file with these bytes."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+from loradoctor.lint.files import COPIES
 from loradoctor.lint.installs import NEWEST, Installs, requirement
 
 Version = tuple[int, ...]
@@ -19,8 +20,6 @@ OPEN = 999
 
 LIBRARIES = frozenset({"peft", "transformers", "trl", "torch", "accelerate", "bitsandbytes", "diffusers", "unsloth"})
 
-_COPIED = ("peft", "transformers", "trl")
-"""Libraries that projects carry in a copy of their own, and that are themselves linted."""
 _OWN_VERSION = re.compile(r"^__version__\s*=\s*[\"']([0-9.]+?)(\.?dev\w*)?[\"']", re.MULTILINE)
 
 _CLAUSE = re.compile(r"(===?|~=|<=|<|>=|>|!=)\s*([0-9]+(?:\.[0-9]+)*)(\.\*)?")
@@ -122,9 +121,9 @@ def _copied(directory: str) -> Mapping[str, Version]:
     """The versions of libraries whose source stands in a directory; one under development is older than what it is to be."""
     here = Path(directory)
     found: dict[str, Version] = {}
-    for name in _COPIED:
-        for place in (here / name, here / "src" / name, here / name / "src" / name):
-            own = _OWN_VERSION.search(_text(place / "__init__.py"))
+    for name, places in COPIES.items():
+        for place in places:
+            own = _OWN_VERSION.search(_text(here / place))
             if own is not None:
                 found.setdefault(name, _just_below(parse(own[1])) if own[2] else parse(own[1]))
     return found

@@ -157,6 +157,15 @@ def test_a_new_pin_counts(here: Path, examined: list[str]) -> None:
     assert examined == ["src/a.py", "src/a.py"]
 
 
+def test_a_new_version_of_a_library_in_the_project_counts(here: Path, examined: list[str]) -> None:
+    write(here / "src" / "peft" / "__init__.py", '__version__ = "0.17.0"\n')
+    write(here / "a.py", BUG)
+    run()
+    write(here / "src" / "peft" / "__init__.py", '__version__ = "0.18.0"\n', age=30)
+    run()
+    assert examined.count("a.py") == 2
+
+
 @pytest.mark.parametrize("settings", [Settings(select=frozenset({"LD101"})), Settings(target_versions={"peft": "0.10"})])
 def test_another_question_has_its_own_answers(here: Path, settings: Settings, examined: list[str]) -> None:
     write(here / "a.py", BUG)

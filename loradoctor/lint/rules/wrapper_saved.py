@@ -49,7 +49,7 @@ def wrapper_saved(module: Module) -> Iterator[Finding]:
         func, passed = site.node.func, site.argument("model")
         method = not site.name.startswith("peft.")
         written = (func.value if isinstance(func, ir.Attr) else None) if method else (passed.value if passed else None)
-        if written is None or _asked(module, site, written):
+        if written is None:
             continue
 
         def shelled(arrival: Arrival, expr: ir.Expr = written, method: bool = method) -> ir.Call | None:
@@ -60,7 +60,7 @@ def wrapper_saved(module: Module) -> Iterator[Finding]:
 
         found = site.sometimes(shelled)
         shell = shelled(found) if found else None
-        if shell is None:
+        if shell is None or _asked(module, site, written):
             continue
         kind = module.sites[shell.uid].name.rpartition(".")[2]
         _, end = module.span(written)

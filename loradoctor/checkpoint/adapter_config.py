@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loradoctor.checkpoint.fault import Fault, ReadError
+from loradoctor.checkpoint.opening import opened
 from loradoctor.diagnostic import Span
 
 NAME = "adapter_config.json"
@@ -105,7 +106,7 @@ def strings(value: object) -> tuple[str, ...]:
 
 def read(path: Path) -> AdapterConfig:
     """Parse a config. Raises :class:`ReadError` (LD520) when there is nothing to parse and OSError when it cannot be read."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         data = file.read(_LIMIT + 1)
     if not data.strip():
         raise ReadError(_fault(path, f"`{path.name}` is empty", "PEFT stops with a JSON error", cause="empty"))

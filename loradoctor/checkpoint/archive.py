@@ -11,6 +11,7 @@ from typing import IO
 
 from loradoctor.checkpoint.header import Header, is_lfs_pointer, lfs_pointer
 from loradoctor.checkpoint.legacy import read_stream
+from loradoctor.checkpoint.opening import opened
 from loradoctor.checkpoint.pickle import Storage
 from loradoctor.checkpoint.state_dict import broken, not_a_state_dict, state_dict
 
@@ -35,7 +36,7 @@ def read_archive(path: Path, *, unnest: bool = False) -> Header:
 
     Raises :class:`ReadError` (LD502, LD503, LD506, LD507) and OSError.
     """
-    with warnings.catch_warnings(), path.open("rb") as file:
+    with warnings.catch_warnings(), opened(path) as file:
         # An escape in a text opcode can make the standard library warn about source code that nobody wrote.
         warnings.simplefilter("ignore")
         lead = file.read(512)

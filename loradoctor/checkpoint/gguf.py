@@ -9,6 +9,7 @@ from typing import IO
 
 from loradoctor.checkpoint.fault import Fault, ReadError
 from loradoctor.checkpoint.header import Header
+from loradoctor.checkpoint.opening import opened
 from loradoctor.checkpoint.tensor import BITS, TensorInfo
 
 MAGIC = b"GGUF"
@@ -81,7 +82,7 @@ def read_gguf(path: Path) -> Header:
     The lengths of a tensor are given slowest first, as in every other format. A quantized tensor is an LD509: no dtype of ours
     describes it.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         reader = _Reader(file, size)
         try:

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from loradoctor.checkpoint.fault import Fault, ReadError
+from loradoctor.checkpoint.opening import opened
 from loradoctor.checkpoint.tensor import BITS, TensorInfo
 
 HEADER_LIMIT = 100_000_000
 """Longest header that safetensors reads (MAX_HEADER_SIZE)."""
+_SHOWN = 300
+"""Characters of a name that a message repeats."""
+_REPR = reprlib.Repr()
+_REPR.maxlist, _REPR.maxlevel = 8, 3
 _LFS = b"version https://git-lfs"
 _MAGICS = {
     b"PK\x03\x04": "a PyTorch zip archive",
@@ -40,7 +46,7 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Parse and validate the header of ``path``. Raises :class:`ReadError` (LD502, LD503) and OSError."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         if size == 0:
@@ -114,17 +120,20 @@ def _collect(repeated: list[str]) -> Any:
 
 def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
     if not isinstance(entry, dict):
-        raise _broken(path, f"describes the tensor `{name}` with something other than an object", "header-json", key=name)
+        raise _broken(path, f"describes the tensor `{_short(name)}` with something other than an object", "header-json", key=name)
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise _broken(path, f"gives the tensor `{name}` the dtype `{dtype}`, which safetensors does not have", "dtype", key=name)
+        raise _broken(path, f"gives the tensor `{_short(name)}` the dtype `{_short(dtype)}`, which safetensors does not have", "dtype", key=name)
     if not _naturals(shape):
-        raise _broken(path, f"gives the tensor `{name}` the shape `{shape}`", "shape", key=name)
+        raise _broken(path, f"gives the tensor `{_short(name)}` the shape `{_short(shape)}`", "shape", key=name)
+    if _overflows(shape, BITS[dtype]):
+        message = f"gives the tensor `{_short(name)}` the shape `{_short(shape)}`, more elements than 64 bits can count"
+        raise _broken(path, message, "shape-bytes", key=name)
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _broken(path, f"gives the tensor `{name}` the byte range `{offsets}`", "offsets", key=name)
+        raise _broken(path, f"gives the tensor `{_short(name)}` the byte range `{_short(offsets)}`", "offsets", key=name)
     info = TensorInfo(dtype, tuple(shape), base + offsets[0], base + offsets[1])
     if info.nbytes != offsets[1] - offsets[0]:
-        message = f"gives `{name}` {offsets[1] - offsets[0]} bytes, but {dtype} {list(shape)} takes {info.nbytes}"
+        message = f"gives `{_short(name)}` {offsets[1] - offsets[0]} bytes, but {dtype} {_short(shape)} takes {info.nbytes}"
         raise _broken(path, message, "shape-bytes", key=name)
     return info
 
@@ -134,17 +143,34 @@ def _naturals(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
 
 
+def _overflows(shape: list[int], bits: int) -> bool:
+    """Whether safetensors' own product of the lengths does, before a later zero as well; never multiplies numbers that grew large."""
+    count = 1
+    for length in shape:
+        count *= length
+        if count >= 1 << 64:
+            return True
+    return count * bits >= 1 << 64
+
+
+def _short(value: object) -> str:
+    """A value of the file as far as a line of text has room for it."""
+    if not isinstance(value, str):
+        return _REPR.repr(value)
+    return value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
+
+
 def _contiguous(path: Path, tensors: Mapping[str, TensorInfo], base: int, size: int) -> None:
     """Bytes must follow each other without overlap or hole, and end where the file ends."""
     position, previous = base, ""
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if info.end > size:
-            message = f"ends at byte {size}, but the tensor `{name}` reaches to byte {info.end}"
+            message = f"ends at byte {size}, but the tensor `{_short(name)}` reaches to byte {info.end}"
             raise _broken(path, message, "truncated", key=name, missing=info.end - size)
         if info.start < position:
-            raise _broken(path, f"has `{name}` overlap `{previous}` at byte {info.start}", "overlap", key=name)
+            raise _broken(path, f"has `{_short(name)}` overlap `{_short(previous)}` at byte {info.start}", "overlap", key=name)
         if info.start > position:
-            raise _broken(path, f"has {info.start - position} unused bytes before `{name}` at byte {position}", "hole", key=name)
+            raise _broken(path, f"has {info.start - position} unused bytes before `{_short(name)}` at byte {position}", "hole", key=name)
         position, previous = info.end, name
     if position < size:
         raise _broken(path, f"has {size - position} bytes after its last tensor, from byte {position} on", "trailing")

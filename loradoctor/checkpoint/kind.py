@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loradoctor.checkpoint.opening import opened
+
 if TYPE_CHECKING:
     from loradoctor.checkpoint.checkpoint import Checkpoint
 
@@ -101,7 +103,7 @@ def _trainer(directory: Path, writer: str | None) -> str:
 def _step(path: Path) -> int | None:
     """`global_step` of a trainer's state, whose log history may be long: only read when it is short enough to parse at once."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             data = file.read(1 << 22)
         step = json.loads(data).get("global_step")
     except (OSError, ValueError, AttributeError, RecursionError):
@@ -145,7 +147,7 @@ def _tags(path: Path) -> frozenset[str]:
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return file.read(_HEAD)
     except OSError:
         return b""

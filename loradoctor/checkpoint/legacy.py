@@ -50,12 +50,13 @@ def read_stream(path: Path, file: IO[bytes], size: int, *, unnest: bool = False)
     return state_dict(path, data, where, unnest=unnest)
 
 
-def _storages(value: Any, depth: int = 3) -> Iterator[Storage]:
-    if isinstance(value, Tensor):
-        yield value.storage
-    elif isinstance(value, dict) and depth:
-        for item in value.values():
-            yield from _storages(item, depth - 1)
+def _storages(value: Any) -> Iterator[Storage]:
+    """The storages of tensors up to three dicts deep; a dict that stands in many places is looked at once per depth."""
+    level = [value]
+    for _ in range(4):
+        dicts = {id(v): v for v in level if isinstance(v, dict)}
+        yield from (v.storage for v in level if isinstance(v, Tensor))
+        level = [item for d in dicts.values() for item in d.values()]
 
 
 def _no_storage(path: Path) -> Where:

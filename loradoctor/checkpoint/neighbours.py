@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loradoctor.checkpoint.fault import Fault, ReadError
 from loradoctor.checkpoint.header import Header
+from loradoctor.checkpoint.opening import opened
 
 MISSING = "PEFT looks for `adapter_model.safetensors`, then `adapter_model.bin`, then asks the hub and stops with a misleading error"
 _NAMED = (
@@ -135,7 +136,7 @@ def _adapter_names(names: Collection[str]) -> int:
 
 def _indexed(path: Path) -> list[str] | None:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             raw = json.loads(file.read(_INDEX_LIMIT))
         return [str(n) for n in raw["weight_map"]]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):

@@ -13,6 +13,8 @@ from typing import Any
 from loradoctor.checkpoint.pickle_names import DTYPES, HARMLESS, REBUILDERS, STORAGES
 
 _MAX_OPS = 50_000_000
+_MAX_RANK = 64
+"""Dimensions that torch's own iteration over tensors allows."""
 
 
 class Refused(Exception):
@@ -175,6 +177,8 @@ def _extend(target: Any, items: list[Any], *, pairs: bool) -> None:
 def _global(m: _Machine, op: str, arg: Any) -> None:
     if op == "STACK_GLOBAL":
         name, module = m.stack.pop(), m.stack.pop()
+        if not (isinstance(name, str) and isinstance(module, str)):  # the text of tuples in tuples can be longer than any memory
+            raise Refused("it names something by what is no text", tuple(m.strangers))
     else:
         module, _, name = str(arg).partition(" ")
     found = Global(str(module), str(name))
@@ -209,11 +213,13 @@ def _call(m: _Machine, op: str) -> None:
 
 
 def _result(function: Any, args: Any) -> Any:
-    if not isinstance(function, Global) or not isinstance(args, tuple) or not _known(function):
+    if not isinstance(function, Global):
+        return Opaque(f"<{type(function).__name__}>")
+    if not isinstance(args, tuple) or not _known(function):
         return Opaque(str(function))
     name = function.name
     if name == "OrderedDict":
-        return {k: v for k, v in args[0]} if args and isinstance(args[0], list) else {}  # noqa: C416 -- pairs may be lists
+        return {_hashable(k): v for k, v in args[0]} if args and isinstance(args[0], list) else {}
     if name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
         return _tensor(args, name)
     if name in ("_rebuild_parameter", "Parameter"):
@@ -230,6 +236,8 @@ def _tensor(args: tuple[Any, ...], name: str) -> Tensor:
     if not isinstance(storage, Storage):
         raise Refused("a tensor has no storage")
     dtype = DTYPES[args[6].name] if name == "_rebuild_tensor_v3" else storage.dtype
+    if not (isinstance(shape, (tuple, list)) and isinstance(strides, (tuple, list)) and len(shape) <= _MAX_RANK):
+        raise Refused("a tensor has an impossible shape")
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
         raise Refused("a tensor has an impossible shape")
@@ -246,4 +254,6 @@ def _storage(pid: Any) -> Storage | Global:
     dtype = STORAGES.get(pid[1].name)
     if dtype is None:
         raise Refused(f"a storage has the type `{pid[1]}`", (str(pid[1]),))
-    return Storage(str(pid[2]), dtype, int(pid[4]))
+    if not isinstance(pid[2], (str, int)) or type(pid[4]) is not int:
+        raise Refused("a storage has no key or no length")
+    return Storage(str(pid[2]), dtype, pid[4])

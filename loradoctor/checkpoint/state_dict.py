@@ -66,24 +66,37 @@ def state_dict(path: Path, data: bytes, where: Where, *, unnest: bool = False) -
     tensors: dict[str, TensorInfo] = {}
     for name, tensor in value.items():
         if isinstance(tensor, Tensor):
-            tensors[str(name)] = _info(path, str(name), tensor, where(tensor.storage))
+            shown = _name(name)
+            tensors[shown] = _info(path, shown, tensor, where(tensor.storage))
     if value and not tensors:
         raise not_a_state_dict(path, "holds no tensors, only other values", "no-tensors", strangers)
     return Header(tensors, {})
+
+
+def _name(key: object) -> str:
+    """A key as text; Python refuses to write out integers of thousands of digits."""
+    return f"<{key.bit_length()} bits>" if isinstance(key, int) and key.bit_length() > 64 else str(key)
 
 
 def _has_tensors(value: dict[Any, Any]) -> bool:
     return any(isinstance(v, Tensor) and isinstance(k, str) for k, v in value.items())
 
 
-def _homes(value: dict[Any, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Where in nested dicts the state dicts of models are: their keys from the outside in. An optimizer's state is none."""
+def _homes(value: dict[Any, Any], above: tuple[str, ...] = (), seen: set[tuple[int, int]] | None = None) -> Iterator[tuple[str, ...]]:
+    """Where in nested dicts the state dicts of models are: their keys from the outside in. An optimizer's state is none.
+
+    A dict that stands under many keys is entered once per depth: paths can be more than anybody has time for.
+    """
+    seen = set() if seen is None else seen
+    if (id(value), len(above)) in seen:
+        return
+    seen.add((id(value), len(above)))
     if above and _has_tensors(value):
         yield above
     elif len(above) < _DEPTH:
         for key, inner in value.items():
             if isinstance(key, str) and isinstance(inner, dict) and "optim" not in key:
-                yield from _homes(inner, (*above, key))
+                yield from _homes(inner, (*above, key), seen)
 
 
 def _info(path: Path, name: str, tensor: Tensor, span: tuple[int, int]) -> TensorInfo:
@@ -113,7 +126,7 @@ def _unsafe(path: Path, names: tuple[str, ...]) -> ReadError:
             "a state dict never does: do not load this file with `weights_only=False`, and get the adapter as safetensors from "
             "a source you trust",
             file=path.name,
-            data={"cause": "unsafe-global", "globals": listed},
+            data={"cause": "unsafe-global", "globals": listed[:20]},
         )
     )
 

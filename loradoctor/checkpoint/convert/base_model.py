@@ -11,6 +11,7 @@ from typing import Any
 
 from loradoctor.checkpoint import weights
 from loradoctor.checkpoint.fault import ReadError
+from loradoctor.checkpoint.opening import opened
 
 _PIPELINE = "model_index.json"
 _CONFIG_LIMIT = 16 << 20
@@ -69,7 +70,7 @@ def read(path: Path) -> dict[str, BaseModel]:
 def config(directory: Path) -> Mapping[str, Any]:
     """The ``config.json`` of a directory, empty when there is none that can be read."""
     try:
-        with (directory / "config.json").open("rb") as file:
+        with opened(directory / "config.json") as file:
             found = json.loads(file.read(_CONFIG_LIMIT))
     except (OSError, ValueError, RecursionError):
         return {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from loradoctor.checkpoint.adapter_config import number
 from loradoctor.checkpoint.methods.lora import expected_rank, halves
+from loradoctor.checkpoint.opening import opened
 from loradoctor.checkpoint.target_modules import layer_index, pattern_key
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class Facts:
         if base is None:
             return None
         try:
-            with (Path(base) / "config.json").open("rb") as file:
+            with opened(Path(base) / "config.json") as file:
                 found = json.loads(file.read(_LIMIT))
         except (OSError, ValueError, RecursionError):
             return None

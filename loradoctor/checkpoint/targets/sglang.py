@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
+from loradoctor.checkpoint.opening import opened
 from loradoctor.checkpoint.targets.facts import Facts
 from loradoctor.checkpoint.targets.target import CONVERT_INIT, MERGE, Reaction, Target, Trace, gets_wrong, refuses
 from loradoctor.checkpoint.targets.ways_out import without_alpha_pattern, without_rslora
@@ -90,7 +91,7 @@ def _added_tokens(facts: Facts) -> Iterator[tuple[str, Trace, Reaction]]:
     if vocabulary is None or not path.is_file():
         return
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             tokens = json.loads(file.read(_LIMIT))
     except (OSError, ValueError, RecursionError):
         return

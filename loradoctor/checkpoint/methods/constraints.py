@@ -83,7 +83,9 @@ def _both_or_neither(one: str, default_one: int, other: str, default_other: int)
 
 def _with_parameters(field: str, value: object) -> Constraint:
     def broken(config: AdapterConfig) -> bool:
-        return bool(config.get("target_parameters")) and bool(config.get(field))
+        # A linear layer that is adapted too makes PEFT correct `fan_in_fan_out` before it comes to the parameters.
+        corrected = field == "fan_in_fan_out" and bool(config.get("target_modules"))
+        return bool(config.get("target_parameters")) and bool(config.get(field)) and not corrected
 
     example = {"target_parameters": ["weight"], "target_modules": [], field: value}
     return Constraint(("LORA",), field, broken, f"`{field}` does not go together with `target_parameters`", example)

@@ -64,6 +64,11 @@ def by_status(run: Run) -> bool:
     return run.status != 0
 
 
+def by_finding(run: Run) -> bool:
+    """Modelscan exits with 1 when it found something, with 3 when no file was of a kind that it reads."""
+    return run.status == 1
+
+
 def by_severity(run: Run) -> bool:
     """peft-doctor exits with 0 or 1 by its own mind: its findings count."""
     try:
@@ -94,7 +99,7 @@ def tools(loradoctor: str) -> list[Tool]:
         Tool("adaptersentry", lambda b, d: [str(b / "adaptersentry"), "scan", str(weights(d)), "--fail-on", "review"]),
         Tool("hayward", lambda b, d: [str(b / "hayward"), "scan", "--fail-on", "low", "--quiet", str(d)]),
         Tool("ckptkit", lambda b, d: [str(b / "ckptkit"), "validate", str(weights(d))]),
-        Tool("modelscan", lambda b, d: [str(b / "modelscan"), "-p", str(d)]),
+        Tool("modelscan", lambda b, d: [str(b / "modelscan"), "-p", str(d)], by_finding),
     ]
 
 

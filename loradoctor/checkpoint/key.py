@@ -42,6 +42,10 @@ class Key:
         return self.module.rpartition(".")[2]
 
 
+_LEVELS = 500
+"""Levels that a name is taken apart into; what is deeper is no module path and stays one piece."""
+
+
 def parse(names: Iterable[str], method: Method, *, hosted: bool, foreign: bool = False) -> tuple[Key, ...]:
     """Every name taken apart.
 
@@ -62,7 +66,7 @@ def _all_below(names: tuple[str, ...], prefix: str) -> bool:
 
 def _parse(name: str, method: Method, *, strip_module: bool) -> Key:
     problems: list[str] = []
-    parts = name.split(".")
+    parts = name.split(".", _LEVELS)
     wrappers = [p for p in parts if p in WRAPPERS]
     parts = [p for p in parts if p not in WRAPPERS]
     while parts[:2] == ["module", "base_model"]:

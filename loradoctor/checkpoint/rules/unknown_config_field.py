@@ -19,6 +19,10 @@ _TRAINING = re.compile(r"(^|_)(lr|learning_rate|optim\w*|dropout)(_|$)")
 """Fields that steer the training and leave no trace in how the weights are used."""
 
 
+_MISSPELLED = 50
+"""Unknown fields that are held against the known ones: nobody misspells more, and a hostile config has thousands."""
+
+
 @rule("LD523", Severity.WARNING, "C10")
 def unknown_config_field(checkpoint: Checkpoint) -> Iterator[Finding]:
     """The config has fields that the PEFT this version knows does not have.
@@ -34,7 +38,7 @@ def unknown_config_field(checkpoint: Checkpoint) -> Iterator[Finding]:
     if config is None or not fields or (checkpoint.tensors and checkpoint.tensor_method is not checkpoint.method):
         return  # the config of one method under the name of another is LD521
     strange = [name for name in config.raw if name not in fields]
-    meant = {name: near for name in strange if (near := _meant(name, config.raw, fields))}
+    meant = {name: near for name in strange[:_MISSPELLED] if (near := _meant(name, config.raw, fields))}
     for name, near in meant.items():
         yield checkpoint.finding(
             f"`{name}` is not a field of {checkpoint.method.peft_type}; `{near}` is, and the config does not have it",
@@ -45,7 +49,8 @@ def unknown_config_field(checkpoint: Checkpoint) -> Iterator[Finding]:
         )
     strange = [name for name in strange if name not in meant]
     active = [name for name in strange if config.raw[name] and not _TRAINING.search(name)]
-    idle = [name for name in strange if name not in active]
+    set_ = frozenset(active)
+    idle = [name for name in strange if name not in set_]
     yield from _newer(checkpoint, config)
     for names, severity, what in (
         # Other methods than LoRA were renamed much while they were written, and little depends on what they dropped.

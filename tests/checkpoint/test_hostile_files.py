@@ -209,7 +209,8 @@ def listening(path: Path) -> None:
 )
 def test_what_is_no_file_is_no_weights_and_no_config(tmp_path: Path, make: Callable[[Path], None]) -> None:
     weights, config = tmp_path / "weights", tmp_path / "config"
-    weights.mkdir(), config.mkdir()
+    weights.mkdir()
+    config.mkdir()
     make(adapter(weights, None) / "adapter_model.safetensors")
     assert codes(weights) == {"LD501"}
     make(adapter(config, config=None) / "adapter_config.json")
@@ -252,7 +253,12 @@ def test_an_index_opens_nothing_outside(tmp_path: Path, file: str, monkeypatch: 
     (tmp_path / "adapter_model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
     opened: list[str] = []
     original = os.open
-    monkeypatch.setattr(os, "open", lambda name, *more, **named: (opened.append(str(name)), original(name, *more, **named))[1])
+
+    def noted(name: Any, *more: Any, **named: Any) -> int:
+        opened.append(str(name))
+        return original(name, *more, **named)
+
+    monkeypatch.setattr(os, "open", noted)
     assert codes(adapter(tmp_path, None)) == {"LD501"}
     assert all(Path(name).parent == tmp_path for name in opened if str(tmp_path) in name or "passwd" in name)
 

@@ -1,40 +1,47 @@
-"""The base's weights: which file holds which tensor, read one at a time."""
+"""The base's weights: which file holds which tensor, described without reading, read in whole or by rows."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLES = ("model.safetensors", "pytorch_model.bin")
+from .tensor_file import Stored, TensorFile, WeightsError, opened
+from .weight_files import Layout, layout
+
+__all__ = ["BaseWeights", "Stored", "WeightsError", "renamer"]
 
 
 class BaseWeights:
-    """The tensors of a base model's directory, found by the name that the model gives them."""
+    """The tensors of a model's directory, by the names they are stored under.
 
-    def __init__(self, files: dict[str, Path]) -> None:
-        self._files = files
-        self._open: dict[Path, Any] = {}
+    Files are mapped, never read ahead: what a caller does not touch costs nothing. Everything that reads raises
+    :class:`WeightsError`, whose text is one clause for the user; a tensor nobody stored is a KeyError.
+    """
+
+    def __init__(self, files: Mapping[str, Path], obtain: Callable[[Path], None] | None = None) -> None:
+        """``files``: tensor → file. ``obtain`` is called with a file that is not there before it is opened."""
+        self._files = dict(files)
+        self._obtain = obtain
+        self._open: dict[Path, TensorFile] = {}
         self._as_model: dict[str, str] | None = None
 
     @classmethod
     def at(cls, directory: Path) -> BaseWeights:
-        """The weights in ``directory``; empty when it holds none. Raises OSError or ValueError for unreadable ones."""
-        for name in INDEXES:
-            if (directory / name).is_file():
-                index = json.loads((directory / name).read_text(encoding="utf-8"))
-                return cls({t: _inside(directory, f) for t, f in index["weight_map"].items()})
-        for name in SINGLES:
-            if (directory / name).is_file():
-                weights = cls({})
-                weights._files = dict.fromkeys(weights._names(directory / name), directory / name)
-                return weights
-        return cls({})
+        """The weights in ``directory``; empty when it holds none. Raises :class:`WeightsError` for unreadable ones."""
+        return cls.of(layout(directory))
+
+    @classmethod
+    def of(cls, found: Layout, obtain: Callable[[Path], None] | None = None) -> BaseWeights:
+        """The weights that ``found`` says are there. Raises :class:`WeightsError`."""
+        weights = cls(found.tensors, obtain)
+        if found.single is not None:
+            weights._files = dict.fromkeys(weights._file(found.single).names(), found.single)
+        return weights
 
     def __bool__(self) -> bool:
         return bool(self._files)
@@ -42,10 +49,45 @@ class BaseWeights:
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
+    def __enter__(self) -> BaseWeights:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def names(self) -> tuple[str, ...]:
+        """Every tensor, in the order of the index or file."""
+        return tuple(self._files)
+
+    def file_of(self, name: str) -> Path:
+        """The file that ``name`` is in, which need not be on this machine yet."""
+        return self._files[name]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together; opens every file, reads only headers."""
+        return sum(self.info(name).nbytes for name in self._files)
+
+    def info(self, name: str) -> Stored:
+        """Dtype, shape and bytes of ``name``, without reading it."""
+        return self._holder(name).info(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor stored under exactly ``name``; its memory is the file's, mapped copy-on-write."""
+        return self._holder(name).read(name)
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """``tensor[start:stop]`` of one with at least one dimension, mapped like :meth:`read`."""
+        return self._holder(name).rows(name, start, stop)
+
+    def close(self) -> None:
+        """Let go of every file; tensors that were read stay valid, and a later read opens its file again."""
+        self._open.clear()
+
     def dtypes(self) -> set[torch.dtype]:
         """The dtype of the first floating tensor, as a set; empty for an empty file."""
         for name in self._files:
-            dtype = self.read(name).dtype
+            dtype = self.info(name).dtype
             if dtype.is_floating_point:
                 return {dtype}
         return set()
@@ -65,49 +107,29 @@ class BaseWeights:
 
     def find(self, names: Iterable[str], shape: torch.Size) -> torch.Tensor | None:
         """The tensor that the model knows under one of ``names``, or None; a tensor of another shape is not it."""
+        stored = self.stored_as(names)
+        if stored is None or self.info(stored).shape != shape:
+            return None
+        return self.read(stored)
+
+    def stored_as(self, names: Iterable[str]) -> str | None:
+        """The stored name of the tensor that the adopted model knows under one of ``names``, or None."""
         table = self._as_model or {}
         for name in names:
             stored = table.get(name) or (name if name in self._files else None)
             if stored is not None:
-                tensor = self.read(stored)
-                return tensor if tensor.shape == shape else None
+                return stored
         return None
 
-    def read(self, name: str) -> torch.Tensor:
-        """The tensor stored under exactly ``name``."""
-        path = self._files[name]
-        tensor = self._handle(path).get_tensor(name) if path.suffix == ".safetensors" else self._handle(path)[name]
-        return torch.as_tensor(tensor)
+    def _holder(self, name: str) -> TensorFile:
+        return self._file(self._files[name])
 
-    def _names(self, path: Path) -> list[str]:
-        return list(self._handle(path).keys())
-
-    def _handle(self, path: Path) -> Any:
+    def _file(self, path: Path) -> TensorFile:
         if path not in self._open:
-            if path.suffix == ".safetensors":
-                from safetensors import safe_open
-
-                self._open[path] = safe_open(str(path), framework="pt", device="cpu")
-            else:
-                self._open[path] = _load_bin(path)
+            if self._obtain is not None and not path.is_file():
+                self._obtain(path)
+            self._open[path] = opened(path)
         return self._open[path]
-
-
-def _load_bin(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:
-        # Files from before torch 1.6 are not zip archives and cannot be mapped.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict):
-        raise ValueError(f"`{path.name}` is not a state dict")
-    return state
-
-
-def _inside(directory: Path, name: str) -> Path:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"the index names a shard outside its directory: `{name}`")
-    return directory / name
 
 
 def renamer(model: Any) -> Callable[[str], str]:

@@ -24,9 +24,9 @@ def merge_equivalence(model: Any) -> Check:
     The numbers of the :class:`~loradoctor.diagnostic.Check` are those of ``loradoctor check``. Raises TypeError when ``model``
     has no adapter.
     """
-    from loradoctor.oracle import merge
+    from loradoctor.oracle import units
 
-    adapted = merge.adapted_layers(model)
+    adapted = units.adapted_layers(model)
     configs = getattr(model, "peft_config", None)
     if not configs:
         raise TypeError(f"a `{type(model).__name__}` has no adapter: wrap it with `get_peft_model` or load one with `PeftModel`")
@@ -35,16 +35,16 @@ def merge_equivalence(model: Any) -> Check:
     merged = [name for name, layer in adapted.items() if getattr(layer, "merged", False)]
     if merged:
         return Check(SUBJECT, NAME, "not-run", f"the adapter is already merged in {len(merged)} modules; unmerge it first")
-    users = merge.users_of_weights(model, adapted)
+    users = units.users_of_weights(model, adapted)
     found: list[ModuleMerge] = []
-    for group in merge.groups(adapted, users):
-        found += _group({name: adapted[name] for name in group}, merge.bystanders_of(group, adapted, users))
+    for group in units.groups(adapted, users):
+        found += _group({name: adapted[name] for name in group}, units.bystanders_of(group, adapted, users))
     return summarise(SUBJECT, found)
 
 
 def _group(layers: Mapping[str, nn.Module], bystanders: list[str]) -> list[ModuleMerge]:
     from loradoctor.oracle import layers as layer_check
-    from loradoctor.oracle.merge import base_parameters, plain
+    from loradoctor.oracle.units import base_parameters, plain
 
     refused = [name for name, layer in layers.items() if not layer_check.merges(layer)]
     if refused:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import peft
@@ -15,10 +13,10 @@ import transformers
 
 from . import loaders
 from . import merge as merging
-from .base import Base, Unbuildable, build, revision
+from .base import Base, Unbuildable
 from .isolated import defer_init
-from .load import ADAPTER, FROM_FILE, Outcome, load, stored
-from .weights import BaseWeights
+from .load import ADAPTER, FROM_FILE, Outcome, stored
+from .prepared import Prepared, disarm, prepare, quantization, start
 
 Progress = Callable[[str], None]
 
@@ -37,35 +35,25 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             "peft": peft.__version__,
         },
     }
-    directory = request["adapter"]
-    raw = json.loads((Path(directory) / "adapter_config.json").read_text(encoding="utf-8-sig"))
-    progress("building the base model from its config")
     try:
-        base = build(
-            request["base"],
-            raw,
-            online=bool(request.get("online")),
-            num_labels=request.get("num_labels"),
-            modules=request.get("modules", ()),
-        )
+        base = start(request, progress)
     except Unbuildable as reason:
         return {**result, "base_error": str(reason)}
     result["class"] = base.class_name
     result["modules"] = [name for name, _ in base.model.named_modules() if name]
     result["shapes"] = {n: list(p.shape) for n, p in base.model.named_parameters(remove_duplicate=False)}
-    result["quantization"] = _quantization(base)
-    wanted = bool(request.get("merge"))
+    result["quantization"] = quantization(base)
     result["vocabulary"] = _vocabulary(base.model)
-    weights, weights_error = _weights(request, raw, base) if wanted else (BaseWeights({}), "")
-    progress(f"loading it with {loaders.FROM_PRETRAINED}")
-    model, outcome = _load(base, directory)
+    wanted = bool(request.get("merge"))
+    prepared = prepare(request, base, weights=wanted, progress=progress)
+    outcome, directory = prepared.outcome, prepared.directory
     result["loads"] = outcome.as_json()
-    result["replaced"] = _replaced(model, base, weights) if model is not None else []
+    result["replaced"] = _replaced(prepared) if prepared.model is not None else []
     if wanted:
-        result.update(_merge(model, base, weights, weights_error, directory, progress))
-    if request.get("forward") and model is not None:
+        result.update(_merge(prepared, progress))
+    if request.get("forward") and prepared.model is not None:
         result.update(_forward(request, base, directory, progress))
-    del model
+    del prepared
     result["loaders"] = _loaders(base, directory, outcome, progress)
     progress("done")
     return result
@@ -98,93 +86,28 @@ def _vocabulary(model: Any) -> int | None:
         return None
 
 
-def _replaced(model: Any, base: Base, weights: BaseWeights) -> list[str]:
+def _replaced(prepared: Prepared) -> list[str]:
     """The saved `base_layer` weights that are not the base's own: the adapter was trained on another one."""
     found = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in prepared.model.named_parameters():
         if not getattr(parameter, FROM_FILE, False) or not name.endswith(".base_layer.weight"):
             continue
-        own = weights.find(base.names.get(id(parameter), ()), parameter.shape)
+        own = prepared.weights.find(prepared.base.names.get(id(parameter), ()), parameter.shape)
         # One part in a hundred is far above what storing in another dtype changes and far below another model.
         if own is not None and float((parameter.data.float() - own.float()).norm()) > 0.01 * float(own.float().norm()):
             found.append(name)
     return found
 
 
-def _load(base: Base, directory: str) -> tuple[Any, Outcome]:
-    try:
-        config = peft.PeftConfig.from_pretrained(directory)
-    except Exception as error:  # noqa: BLE001 -- a config that PEFT refuses is an outcome
-        return None, Outcome(error_type=type(error).__name__, error=str(error).strip())
-    defer_init(config)
-    disarm(config)
-    return load(base, directory, config)
-
-
-def disarm(config: Any) -> None:
-    """Take from an adapter's config what would make PEFT import a module that the config names."""
-    # peft/tuners/lora/tp_layer.py imports `megatron_core` by name when `megatron_config` is set; an adapter is somebody's upload.
-    if getattr(config, "megatron_config", None):
-        config.megatron_config = None
-
-
-def _quantization(base: Base) -> str | None:
-    """How the base is quantized by its own config, None when it is not."""
-    config = getattr(base.model.config, "quantization_config", None)
-    if not config:
-        return None
-    name = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
-    return str(getattr(name, "value", name))
-
-
-def _weights(request: dict[str, Any], adapter: dict[str, Any], base: Base) -> tuple[BaseWeights, str]:
-    if name := _quantization(base):
-        return BaseWeights({}), f"the base is quantized ({name}): merging would change its weights anyway"
-    try:
-        weights = BaseWeights.at(_directory(request, adapter))
-        if not weights:
-            return weights, "the base has no weights here (only its config)"
-        weights.adopt(base.model)
-        dtypes = weights.dtypes()
-    except Exception as error:  # noqa: BLE001 -- safetensors and torch have a dozen types for an unreadable file
-        text = str(error).strip().split("\n")[0]
-        return BaseWeights({}), f"the base's weights cannot be read: {type(error).__name__}: {text}"
-    for parameter in base.model.parameters():
-        # PEFT adapts in the dtype of the base, and the base is loaded in the dtype of its files.
-        if parameter.dtype.is_floating_point and dtypes:
-            parameter.data = parameter.data[(0,) * parameter.dim()].to(next(iter(dtypes))).expand(parameter.shape)
-    return weights, ""
-
-
-def _directory(request: dict[str, Any], adapter: dict[str, Any]) -> Path:
-    if Path(request["base"]).is_dir():
-        return Path(request["base"])
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "pytorch_model*.bin"]
-    found = snapshot_download(
-        request["base"],
-        revision=revision(request["base"], adapter),
-        local_files_only=not request.get("online"),
-        allow_patterns=patterns,
-    )
-    return Path(found)
-
-
-def _merge(
-    model: Any, base: Base, weights: BaseWeights, weights_error: str, directory: str, progress: Progress
-) -> dict[str, Any]:
-    if weights_error:
-        return {"merge_error": weights_error}
-    if model is None:
+def _merge(prepared: Prepared, progress: Progress) -> dict[str, Any]:
+    if prepared.weights_error:
+        return {"merge_error": prepared.weights_error}
+    if prepared.model is None:
         return {"merge_error": "PEFT does not load the adapter onto this base"}
-    if model.peft_config[ADAPTER].is_prompt_learning:
+    if prepared.model.peft_config[ADAPTER].is_prompt_learning:
         return {"merge": [], "unmergeable": "prompt learning adds inputs, not weights: there is nothing to merge"}
-    from peft.utils.save_and_load import load_peft_weights
-
-    tensors = load_peft_weights(directory, device="cpu")
-    found = merging.examine(model, base, weights, tensors, progress)
-    if not found and not merging.adapted_layers(model):
+    found = merging.examine(prepared, progress)
+    if not found and not prepared.adapted:
         return {"merge": [], "unmergeable": "the method adapts no layer that could be merged"}
     return {"merge": found}
 

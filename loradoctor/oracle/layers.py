@@ -66,7 +66,7 @@ def examine(layers: Mapping[str, nn.Module], bystanders: Sequence[str] = ()) -> 
             probes = {name: probe(layer) for name, layer in layers.items()}
         except CannotProbe as reason:
             return [Merge(name, "not-run", str(reason)) for name in layers]
-        exact = _copies(layers, torch.float64)
+        exact = copies(layers, torch.float64)
         before = {name: exact[name](*probes[name]) for name in layers}
         for name, layer in exact.items():
             try:
@@ -146,20 +146,21 @@ def half_ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (power * (info.eps / 2)).clamp_min(info.tiny * info.eps / 2)
 
 
-def _copies(layers: Mapping[str, nn.Module], dtype: torch.dtype | None) -> dict[str, nn.Module]:
+def copies(layers: Mapping[str, nn.Module], dtype: torch.dtype | None) -> dict[str, nn.Module]:
+    """Copies on the CPU for evaluation, in ``dtype`` unless it is None."""
     # One deepcopy call, so that what the layers share is shared by the copies.
-    copies = copy.deepcopy(dict(layers))
-    for layer in copies.values():
+    made = copy.deepcopy(dict(layers))
+    for layer in made.values():
         layer.eval()
         layer.to("cpu", dtype)
         for parameter in layer.parameters():
             parameter.requires_grad_(requires_grad=False)
-    return copies
+    return made
 
 
-def _release(copies: Mapping[str, nn.Module]) -> None:
+def _release(merged: Mapping[str, nn.Module]) -> None:
     # PEFT layers are reference cycles: without this their weights would wait for the garbage collector, gigabytes of them.
-    for layer in copies.values():
+    for layer in merged.values():
         for parameter in layer.parameters():
             parameter.data = parameter.data.new_empty(0)
 
@@ -201,7 +202,7 @@ def _storage(
     exact: Mapping[str, nn.Module],
 ) -> None:
     # What a user gets: PEFT's merge in the dtype of the base, against the same merge in float64.
-    stored = _copies(layers, None)
+    stored = copies(layers, None)
     slack = {name: _slack(layer) for name, layer in stored.items()}
     for layer in stored.values():
         layer.merge()

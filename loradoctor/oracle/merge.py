@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from . import layers as layer_check
-from .base import Base, hollow
 from .isolated import FROM_ALL_LAYERS, peft_type, reads_base_weights, rebuild
-from .load import ADAPTER, FROM_FILE
-from .weights import BaseWeights
+from .load import ADAPTER
+from .prepared import Prepared
+from .units import (
+    NoWeight,
+    bystanders_of,
+    group_parameters,
+    materialised,
+    plain,
+    real_weights,
+)
 
 Progress = Callable[[str], None]
 
 
-def examine(
-    model: Any, base: Base, weights: BaseWeights, tensors: dict[str, torch.Tensor], progress: Progress
-) -> list[dict[str, Any]]:
-    """One :class:`layers.Merge` as JSON per adapted module of ``model``, which stands on a phantom base.
-
-    ``tensors`` is the adapter's state dict; ``weights`` has adopted the base model.
-    """
-    adapted = adapted_layers(model)
-    users = users_of_weights(model, adapted)
+def examine(prepared: Prepared, progress: Progress) -> list[dict[str, Any]]:
+    """One :class:`layers.Merge` as JSON per adapted module of ``prepared``, whose base has weights."""
     found: list[dict[str, Any]] = []
-    for number, group in enumerate(groups(adapted, users), 1):
-        progress(f"merging module {number} of {len(adapted)}")
-        bystanders = bystanders_of(group, adapted, users)
-        for result in _examine_group(model, group, adapted, bystanders, base, weights, tensors):
+    for number, group in enumerate(prepared.groups, 1):
+        progress(f"merging module {number} of {len(prepared.groups)}")
+        for result in _examine_group(prepared, group):
             record = result.as_json()
             record["module"] = plain(result.module)
             record["shared_with"] = [plain(name) for name in result.shared_with]
@@ -39,84 +37,13 @@ def examine(
     return found
 
 
-def adapted_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every PEFT layer of ``model`` that holds an adapter, by its full name; outermost of nested ones only."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, BaseTunerLayer) and module is not model and not inside and hasattr(module, "base_layer"):
-            found[name] = module
-    return found
-
-
-def plain(name: str) -> str:
-    """The module's name in the base model."""
-    return name.removeprefix("base_model.model.").removesuffix(".token_adapter")
-
-
-def users_of_weights(model: nn.Module, adapted: dict[str, nn.Module]) -> dict[int, set[str]]:
-    """``id`` of every adapted base parameter → names of the modules that compute with it."""
-    # The frozen original under modules_to_save computes nothing, so it is not a user.
-    own = {name: base_parameters(layer) for name, layer in adapted.items()}
-    users: dict[int, set[str]] = {}
-    for name, parameters in own.items():
-        for parameter in parameters.values():
-            users.setdefault(id(parameter), set()).add(name)
-    for name, module in model.named_modules():
-        if any(name == outer or name.startswith(f"{outer}.") for outer in adapted) or ".original_module" in name:
-            continue
-        for parameter in module.parameters(recurse=False):
-            if id(parameter) in users:
-                users[id(parameter)].add(name)
-    return users
-
-
-def groups(adapted: dict[str, nn.Module], users: dict[int, set[str]]) -> Iterator[list[str]]:
-    """Adapted layers that share weights, together; most groups have one."""
-    done: set[str] = set()
-    for name in adapted:
-        if name in done:
-            continue
-        group, waiting = [], [name]
-        while waiting:
-            current = waiting.pop()
-            if current in done or current not in adapted:
-                continue
-            done.add(current)
-            group.append(current)
-            for parameter in base_parameters(adapted[current]).values():
-                waiting += sorted(users[id(parameter)] - done)
-        yield sorted(group, key=list(adapted).index)
-
-
-def bystanders_of(group: list[str], adapted: dict[str, nn.Module], users: dict[int, set[str]]) -> list[str]:
-    """Modules without an adapter that compute with a weight of the group: merging changes them as well."""
-    shared = [users[id(p)] for name in group for p in base_parameters(adapted[name]).values()]
-    token_wrapper = any(name.endswith(".token_adapter") for name in group)
-    # Trained tokens are rows of the tied matrix on both sides: PEFT gives both modules the same rows.
-    return [] if token_wrapper else sorted({u for s in shared for u in s if u not in adapted})
-
-
-def base_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of the module that ``layer`` adapts."""
-    return dict(layer_check.base_of(layer).named_parameters())
-
-
-def _examine_group(
-    model: Any,
-    group: list[str],
-    adapted: dict[str, nn.Module],
-    bystanders: list[str],
-    base: Base,
-    weights: BaseWeights,
-    tensors: dict[str, torch.Tensor],
-) -> list[layer_check.Merge]:
+def _examine_group(prepared: Prepared, group: list[str]) -> list[layer_check.Merge]:
+    adapted = prepared.adapted
+    bystanders = bystanders_of(group, adapted, prepared.users)
     if not all(layer_check.merges(adapted[name]) for name in group):
         reason = f"`{type(adapted[group[0]]).__name__}` layers do not merge"
         return [layer_check.Merge(name, "unmergeable", reason) for name in group]
-    config = model.peft_config[ADAPTER]
+    config = prepared.model.peft_config[ADAPTER]
     if peft_type(config) in FROM_ALL_LAYERS:
         reason = f"{peft_type(config)} decomposes the weights of all layers together; they cannot be merged one at a time"
         return [layer_check.Merge(name, "not-run", reason) for name in group]
@@ -125,24 +52,16 @@ def _examine_group(
             layer_check.probe(adapted[name])
     except layer_check.CannotProbe as why:
         return [layer_check.Merge(name, "not-run", str(why)) for name in group]
-    parameters = {id(p): p for name in group for p in base_parameters(adapted[name]).values()}
-    real: dict[int, torch.Tensor] = {}
-    for key, parameter in parameters.items():
-        if getattr(parameter, FROM_FILE, False):
-            continue
-        tensor = weights.find(base.names.get(key, ()), parameter.shape)
-        if tensor is None:
-            known = (base.names.get(key) or ("?",))[0]
-            return [layer_check.Merge(name, "not-run", f"the base's files have no weight for `{known}`") for name in group]
-        if not tensor.dtype.is_floating_point or tensor.element_size() < 2:
-            return [layer_check.Merge(name, "not-run", f"the base is quantized ({tensor.dtype})") for name in group]
-        real[key] = tensor
-    with _materialised(parameters, real):
+    try:
+        real = real_weights(group, adapted, prepared.base, prepared.weights)
+    except NoWeight as why:
+        return [layer_check.Merge(name, "not-run", str(why)) for name in group]
+    with materialised(group_parameters(group, adapted), real):
         if not reads_base_weights(config):
             return layer_check.examine({name: adapted[name] for name in group}, bystanders)
         results: list[layer_check.Merge] = []
         for name in group:
-            results += _isolated(name, adapted[name], config, tensors, bystanders)
+            results += _isolated(name, adapted[name], config, prepared.tensors, bystanders)
         return results
 
 
@@ -165,14 +84,3 @@ def _isolated(
         for result in results:
             result.status, result.difference, result.bound = "not-reproducible", drift, 1e-4
     return results
-
-
-@contextlib.contextmanager
-def _materialised(parameters: dict[int, nn.Parameter], real: dict[int, torch.Tensor]) -> Iterator[None]:
-    try:
-        for key, tensor in real.items():
-            parameters[key].data = tensor
-        yield
-    finally:
-        for key, tensor in real.items():
-            parameters[key].data = hollow(tensor.shape, tensor.dtype)

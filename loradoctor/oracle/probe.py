@@ -15,9 +15,9 @@ import peft
 import torch
 
 from .base import Unbuildable, build
-from .examine import disarm
 from .isolated import defer_init
 from .load import ADAPTER, load
+from .prepared import disarm
 
 Progress = Callable[[str], None]
 STEP, START_LEFT, START_RIGHT = 0.7, 0.3, 1.1

@@ -121,25 +121,25 @@ def test_a_merge_that_computes_something_else(examine, tmp_path, monkeypatch):
 
 def test_memory_holds_one_layer_at_a_time(tmp_path, monkeypatch):
     """The base never exists as a whole: what is real at any moment is one module's weight."""
-    from loradoctor.oracle import merge
+    from loradoctor.oracle import layers, units
     from loradoctor.oracle.base import is_hollow
     from loradoctor.oracle.examine import examine as run
 
     path = adapter(tmp_path, zoo.lora())
     real = []
 
-    original = merge.layer_check.examine
+    original = layers.examine
 
-    def spy(layers, bystanders=()):
-        weights = [p for layer in spy.model.values() for p in merge.base_parameters(layer).values()]
+    def spy(group, bystanders=()):
+        weights = [p for layer in spy.model.values() for p in units.base_parameters(layer).values()]
         real.append(sum(not is_hollow(p.data) for p in weights))
-        return original(layers, bystanders)
+        return original(group, bystanders)
 
-    def adapted(model, find=merge.adapted_layers):
+    def adapted(model, find=units.adapted_layers):
         spy.model = find(model)
         return spy.model
 
-    monkeypatch.setattr(merge.layer_check, "examine", spy)
-    monkeypatch.setattr(merge, "adapted_layers", adapted)
+    monkeypatch.setattr(layers, "examine", spy)
+    monkeypatch.setattr(units, "adapted_layers", adapted)
     run({"adapter": str(path), "base": str(tmp_path / "base"), "merge": True}, lambda _: None)
     assert real == [1] * 6

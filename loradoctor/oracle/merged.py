@@ -1,0 +1,95 @@
+"""What `merge_and_unload` makes of the base, a few parameters at a time: PEFT merges every group of layers on its real weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from . import layers as layer_check
+from .isolated import FROM_ALL_LAYERS, peft_type, reads_base_weights, rebuild
+from .load import ADAPTER, FROM_FILE
+from .prepared import Prepared
+from .units import group_parameters, materialised, plain, real_weights
+
+
+class NotMergeable(Exception):
+    """PEFT does not merge this; the message is one clause for the user."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Parameters that change together. ``layers`` are full names of PEFT layers, ``names`` the model's names of the parameters."""
+
+    layers: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def units(prepared: Prepared) -> Iterator[Unit]:
+    """Everything that merging computes anew, in the order of the model."""
+    for group in prepared.groups:
+        own = group_parameters(group, prepared.adapted)
+        names = [name for key in own for name in prepared.base.names.get(key, ())]
+        yield Unit(tuple(group), tuple(dict.fromkeys(names)))
+
+
+def merge(prepared: Prepared, unit: Unit, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """The parameters of ``unit`` in the merged model, by the model's names; buffers and biases included.
+
+    PEFT's own ``merge`` on a copy of the layers with the base's weights, in the dtype of the files or in ``dtype`` (float64 for
+    the exact merge). Raises :class:`NotMergeable`, and :class:`units.NoWeight` where the files lack a weight.
+    """
+    adapted = prepared.adapted
+    config = prepared.model.peft_config[ADAPTER]
+    for name in unit.layers:
+        if not layer_check.merges(adapted[name]):
+            raise NotMergeable(f"`{type(adapted[name]).__name__}` layers do not merge")
+    if peft_type(config) in FROM_ALL_LAYERS:
+        raise NotMergeable(f"{peft_type(config)} decomposes the weights of all layers together")
+    group = list(unit.layers)
+    real = real_weights(group, adapted, prepared.base, prepared.weights)
+    with materialised(group_parameters(group, adapted), real), torch.no_grad():
+        layers = {name: adapted[name] for name in group}
+        if reads_base_weights(config):
+            layers = {n: rebuild(n, layer, config, prepared.tensors, seed=0) for n, layer in layers.items()}
+        copies = layer_check.copies(layers, dtype)
+    found: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for name, layer in copies.items():
+            try:
+                module = _unloaded(layer)
+            except (NotImplementedError, RuntimeError, ValueError, AttributeError, TypeError) as error:
+                raise NotMergeable(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+            found.update({f"{plain(name)}.{key}": tensor for key, tensor in module.state_dict().items()})
+    return found
+
+
+def replaced(prepared: Prepared) -> dict[str, torch.Tensor]:
+    """The parameters that the merged model takes from the adapter's file as they are: `modules_to_save`, biases, embeddings.
+
+    By the model's names. Those that a unit merges on top of are not among them.
+    """
+    from peft.utils.other import ModulesToSaveWrapper
+
+    inside = {key for group in prepared.groups for key in group_parameters(group, prepared.adapted)}
+    found: dict[str, torch.Tensor] = {}
+    for name, module in prepared.model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and ADAPTER in module.modules_to_save:
+            state = module.modules_to_save[ADAPTER].state_dict()
+            found.update({f"{plain(name)}.{key}": tensor for key, tensor in state.items()})
+    for parameter in prepared.model.parameters():
+        if getattr(parameter, FROM_FILE, False) and id(parameter) not in inside:
+            found.update(dict.fromkeys(prepared.base.names.get(id(parameter), ()), parameter.data))
+    return found
+
+
+def _unloaded(layer: nn.Module) -> nn.Module:
+    # As BaseTuner._unload_and_optionally_merge treats one layer.
+    if hasattr(layer, "unload_and_optionally_merge_module"):
+        module = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+        assert isinstance(module, nn.Module)  # noqa: S101 -- PEFT's own promise
+        return module
+    layer.merge()
+    return layer_check.base_of(layer)

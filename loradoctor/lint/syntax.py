@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -86,25 +86,50 @@ def before(module: Module, node: ir.Node) -> list[ir.Stmt]:
 
 def version_dependent(module: Module) -> frozenset[int]:
     """The nodes that only run where a test of some version, signature or attribute allows it, or that a failed attempt replaces."""
-
-    def tells_versions_apart(test: ir.Expr) -> bool:
-        names = [getattr(n, "id", "") + getattr(n, "name", "") for n in walk(test)]
-        return any("version" in name.lower() or name in ("hasattr", "signature", "parameters") or name in flags for name in names)
-
-    flags: set[str] = set()
-    for statement in module.assignments():  # NEW = version.parse(peft.__version__) >= version.parse("0.18")
-        asked = statement.value.func if isinstance(statement.value, ir.Call) else statement.value
-        if isinstance(statement.value, (ir.Compare, ir.Call)) and tells_versions_apart(asked):
-            flags |= {target.id for target in statement.targets if isinstance(target, ir.Name)}
+    asked = _answers(module)
     found: set[int] = set()
     for node in nodes(module):
-        if isinstance(node, (ir.If, ir.Choice)) and tells_versions_apart(node.test):
+        if isinstance(node, (ir.If, ir.Choice)) and _asks(node.test, asked | {"parameters"}):
             found |= {n.uid for n in walk(node.body, node.orelse)}
         elif isinstance(node, ir.Try) and any(_ATTEMPTED.intersection(handler.catches) for handler in node.handlers):
             found |= {n.uid for n in walk(node.body, node.handlers)}
     return frozenset(found)
 
 
+def _answers(module: Module) -> frozenset[str]:
+    """What asks for a version or for what a call takes, and the names of this file that stand for the answer or for part of it."""
+    asked = set(_QUESTIONS)
+    statements = [s for s in nodes(module) if isinstance(s, (ir.Assign, ir.Function))]
+    grown = True
+    while grown:
+        known = len(asked)
+        for statement in statements:
+            if isinstance(statement, ir.Function):  # def takes(call, name): return name in inspect.signature(call).parameters
+                returned = (s.value for s in statement.body if isinstance(s, ir.Return) and s.value is not None)
+                if any(_is_answer(value, asked) for value in returned):
+                    asked.add(statement.name)
+            elif _is_answer(statement.value, asked):
+                asked |= {target.id for target in statement.targets if isinstance(target, ir.Name)}
+        grown = len(asked) > known
+    return frozenset(asked)
+
+
+def _is_answer(value: ir.Expr, asked: set[str]) -> bool:
+    """Whether a value is a question's answer, or a test, a part or a collection of it; not what a call makes of it."""
+    if isinstance(value, ir.Call) and not (isinstance(value.func, ir.Name) and value.func.id in _COLLECTIONS):
+        value = value.func
+    return isinstance(value, _ANSWERS) and _asks(value, asked)
+
+
+def _asks(test: ir.Expr, asked: Set[str]) -> bool:
+    """Whether a question, or a name that holds its answer, stands somewhere in an expression."""
+    names = [getattr(n, "id", "") + getattr(n, "name", "") for n in walk(test)]
+    return any(name in asked or "version" in name.lower() for name in names)
+
+
+_QUESTIONS = frozenset({"hasattr", "signature", "getfullargspec", "__dataclass_fields__", "fields", "co_varnames"})
+_COLLECTIONS = frozenset({"set", "frozenset", "list", "tuple", "sorted", "dict", "bool"})
+_ANSWERS = (ir.Name, ir.Attr, ir.Call, ir.Compare, ir.Not, ir.BoolOp, ir.Comprehension)
 _ATTEMPTED = frozenset({"TypeError", "ImportError", "ModuleNotFoundError", "AttributeError"})
 """What a call raises that a library does not know: who catches one of these has another way."""
 

@@ -41,10 +41,13 @@ def fresh_adapter_for_trained_one(module: Module) -> Iterator[Finding]:
         facts = arrival.facts(arrival.arg("peft_config"), Config)
         return facts if facts and facts.loaded_from is not None else None
 
-    def trained_out_of_sight(config: Config) -> bool:
-        """Whether a loop trains, and the configuration may come from a directory that holds nothing else."""
-        words = (unit.program.words for unit in module.others)
-        return not isinstance(config.loaded_from, Known) and any("backward" in w for w in (module.program.words, *words))
+    def written_by_hand(config: Config) -> bool:
+        """Whether the configuration may come from a directory that holds nothing else.
+
+        Then a loop trains, or it is counted what can be trained: with the configuration of a trained adapter that is nothing.
+        """
+        words = (module.program.words, *(unit.program.words for unit in module.others))
+        return not isinstance(config.loaded_from, Known) and any(not _BY_HAND.isdisjoint(w) for w in words)
 
     def never_filled(arrival: Arrival) -> bool:
         oid = getattr(arrival.visit.result, "oid", None)
@@ -55,10 +58,13 @@ def fresh_adapter_for_trained_one(module: Module) -> Iterator[Finding]:
         if not found or not all(never_filled(a) for a in site.arrivals if from_file(a)):
             continue
         facts = from_file(found)
-        if facts is None or trained_out_of_sight(facts):
+        if facts is None or written_by_hand(facts):
             continue
         yield site.finding(
             "a trained adapter's configuration makes a fresh adapter; its weights are never loaded",
             related=module.related(facts.made, "the configuration is read here"),
             help="the model answers like the base model; use `PeftModel.from_pretrained(model, path)`, which reads configuration and weights",
         )
+
+
+_BY_HAND = frozenset({"backward", "get_nb_trainable_parameters"})

@@ -117,7 +117,9 @@ def _check(options: Namespace) -> int:
             report = check_many(options.targets, wanted)
     except TargetError as error:
         return fail(str(error))
-    return _emit(options, settings, report)
+    from loradoctor.repair.offer import offered
+
+    return _emit(options, settings, offered(report))
 
 
 def _check_each(options: Namespace, settings: Settings, wanted: CheckOptions) -> int:

@@ -5,6 +5,7 @@ The only module that knows libcst. It lowers a text to the same program as :mod:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,9 +25,16 @@ def parse(text: str) -> Tree:
         return Tree(cst.parse_module(text))
     except cst.ParserSyntaxError as error:
         raise ParseError("invalid syntax", error.editor_line, error.editor_column) from None
+    except cst.CSTValidationError:  # it misses a space that Python can do without
+        spot = _RUN_TOGETHER.search(text)
+        before = text[: spot.start() if spot else 0]
+        raise ParseError("a space is missing", before.count("\n") + 1, len(before) - before.rfind("\n")) from None
     except UnicodeEncodeError as error:  # lone surrogates cannot be handed to the native parser
         line = text.count("\n", 0, error.start) + 1
         raise ParseError("the text holds a character that is not valid Unicode", line, 1) from None
+
+
+_RUN_TOGETHER = re.compile(r"\b(?:and|assert|else|if|in|is|not|or|return|yield)(?=\.\d|\*)")
 
 
 class Tree:

@@ -10,7 +10,9 @@ import pytest
 
 from benchmarks.lint_robustness import DEEP, mutated
 from loradoctor.diagnostic import Diagnostic
+from loradoctor.lint import lower_cst
 from loradoctor.lint.depth import deepest, too_deep
+from loradoctor.lint.lower import ParseError
 from loradoctor.lint.pipeline import Pipeline
 from tests.lint.fixture_files import FIXTURES
 
@@ -72,6 +74,14 @@ def test_what_is_nested_too_deeply_is_told_with_its_line() -> None:
     text = "a = (1)\nb = [\n  2,\n  " + "[" * 300 + "]" * 300 + "\n]\n"
     assert [(d.code, d.location.span and d.location.span.line) for d in look(text)] == [("LD001", 4)]
     assert (too_deep(text), deepest(text)) == (4, 4)
+
+
+def test_a_space_that_only_one_parser_misses_hides_nothing() -> None:
+    text = "from peft import PeftModel\nm = PeftModel.from_pretrained(base, 'a')\nprint(f'{PeftModel.from_pretrained(m, 1)}', m or.5)\n"
+    assert [(d.code, d.location.span and d.location.span.line) for d in look(text)] == [("LD101", 3)]
+    with pytest.raises(ParseError) as told:
+        lower_cst.parse(text)
+    assert (told.value.line, text.splitlines()[2][told.value.column - 1 :]) == (3, "or.5)")
 
 
 def test_what_only_the_analysis_finds_too_deep_is_told_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,11 @@ def test_what_calls_or_holds_itself_ends(text: str) -> None:
     assert look(f"import peft\n{text}") == ()
 
 
+@pytest.mark.parametrize("text", ["isinstance(x, ())", "issubclass(X, ())", "match x:\n    case ():\n        y()"])
+def test_what_is_asked_of_nothing_has_an_answer(text: str) -> None:
+    assert look(f"import peft\n{text}\n") == ()
+
+
 def test_growth_without_end_is_given_up() -> None:
     grow = "x = os.path.join(x, x) + f'{x}{x}'\ny = y + y\ny.extend(y)\nz = {**z, **z}\nz.update(z)\n"
     text = "import os\nx = 'a'\ny = [1]\nz = {'a': 1}\n" + grow * 40

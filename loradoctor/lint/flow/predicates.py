@@ -83,7 +83,7 @@ def is_instance(subject: Value | None, cls: Value | None, state: State) -> Value
         if any(name.rpartition(".")[2] in _MAPPINGS for name in names):
             return Known(value=True)
         return Known(value=False) if _NO_MAPPINGS.issuperset(names) else None
-    if len(names) == len(options) and all(name.startswith("peft.Peft") and "Config" not in name for name in names):
+    if names and len(names) == len(options) and all(name.startswith("peft.Peft") and "Config" not in name for name in names):
         if isinstance(facts, Peft):
             return Known(value=True) if "peft.PeftModel" in names else None
         if (isinstance(facts, Model) and facts.made is not None) or isinstance(subject, Known):

@@ -44,15 +44,17 @@ class Base:
     """makes the model anew, on the meta device"""
     pipeline: pipelines.Pipeline | None = None
     """the diffusion pipeline that the model is a part of"""
+    part: str = ""
+    """the directory of that part within the pipeline's"""
 
     def again(self) -> Base:
         """The same base, which no adapter has touched. Raises what building it raises."""
-        return _stand_in(self.make, self.pipeline)
+        return _stand_in(self.make, self.pipeline, self.part)
 
 
-def _stand_in(make: Callable[[], nn.Module], pipeline: pipelines.Pipeline | None = None) -> Base:
+def _stand_in(make: Callable[[], nn.Module], pipeline: pipelines.Pipeline | None = None, part: str = "") -> Base:
     model = make()
-    return Base(phantom(model), type(model).__name__, parameter_names(model), make, pipeline)
+    return Base(phantom(model), type(model).__name__, parameter_names(model), make, pipeline, part)
 
 
 def build(
@@ -70,9 +72,9 @@ def build(
         raise Unbuildable(_why(error)) from error
     problems: list[str] = []
     built: list[tuple[float, Base]] = []
-    for make in pipeline.parts.values() if pipeline else _candidates(config, adapter):
+    for part, make in pipeline.parts.items() if pipeline else [("", make) for make in _candidates(config, adapter)]:
         try:
-            base = _stand_in(make, pipeline)
+            base = _stand_in(make, pipeline, part)
         except BUILD_ERRORS as error:
             problems.append(_why(error))
             continue

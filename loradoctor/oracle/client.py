@@ -34,6 +34,10 @@ class TorchSideFailed(Exception):
     """The child crashed, ran out of time or answered nonsense. The text is one clause for the user."""
 
 
+class BaseUnavailable(Exception):
+    """The hub does not give the base that was asked for. The text is one clause for the user."""
+
+
 class BadInterpreter(ValueError):
     """The interpreter that was asked for cannot be started."""
 
@@ -44,7 +48,8 @@ def ask(
     """The torch side's answer to ``request`` (see ``session.py``), from ``python`` or this interpreter.
 
     ``timeout`` is in seconds. The child stays for the next request, because its imports take seconds; after a failure it is
-    stopped. Raises :class:`TorchSideMissing`, :class:`TorchSideFailed` or :class:`BadInterpreter`.
+    stopped. Downloads do not count against it as long as bytes arrive. Raises :class:`TorchSideMissing`,
+    :class:`TorchSideFailed`, :class:`BaseUnavailable` or :class:`BadInterpreter`.
     """
     if python is None:
         # An interpreter without torch would only be started to say so.
@@ -65,6 +70,8 @@ def ask(
     _running[kind] = child
     if "missing" in answer:
         raise TorchSideMissing(_missing(str(answer["missing"]), python))
+    if "unavailable" in answer:
+        raise BaseUnavailable(str(answer["unavailable"]))
     return answer
 
 
@@ -115,7 +122,7 @@ class _Child:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         deadline = time.monotonic() + timeout
-        stage = "starting"
+        stage, fetching = "starting", 0.0
         while True:
             try:
                 line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -126,6 +133,10 @@ class _Child:
             event = _event(line)
             if "result" in event:
                 return dict(event["result"])
+            now = time.monotonic() if event.get("fetching") else 0.0
+            # From one report of a download to the next the time is the network's.
+            deadline += now - fetching if now and fetching else 0.0
+            fetching = now
             stage = str(event.get("progress", stage))
             if progress is not None and "progress" in event:
                 progress(stage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -17,6 +18,7 @@ from .base import Base, Unbuildable
 from .isolated import defer_init
 from .load import ADAPTER, FROM_FILE, Outcome, stored
 from .prepared import Prepared, disarm, prepare, quantization, start
+from .weights import BaseWeights, WeightsError
 
 Progress = Callable[[str], None]
 
@@ -92,7 +94,10 @@ def _replaced(prepared: Prepared) -> list[str]:
     for name, parameter in prepared.model.named_parameters():
         if not getattr(parameter, FROM_FILE, False) or not name.endswith(".base_layer.weight"):
             continue
-        own = prepared.weights.find(prepared.base.names.get(id(parameter), ()), parameter.shape)
+        try:
+            own = prepared.weights.find(prepared.base.names.get(id(parameter), ()), parameter.shape)
+        except WeightsError:
+            continue  # the module's own merge says why its weight cannot be had
         # One part in a hundred is far above what storing in another dtype changes and far below another model.
         if own is not None and float((parameter.data.float() - own.float()).norm()) > 0.01 * float(own.float().norm()):
             found.append(name)
@@ -117,6 +122,8 @@ def _forward(request: dict[str, Any], base: Base, directory: str, progress: Prog
 
     progress("running the whole model")
     try:
+        if request.get("online"):
+            BaseWeights.at(Path(request["base"]), online=True, progress=progress).obtain_all()
         config = peft.PeftConfig.from_pretrained(directory)
         disarm(config)
         online, labels = bool(request.get("online")), request.get("num_labels")

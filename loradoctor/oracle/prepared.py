@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from . import units
-from .base import Base, build, revision
+from .base import Base, build
 from .isolated import defer_init
 from .load import Outcome, load
-from .weights import BaseWeights
+from .weights import BaseWeights, WeightsError, absent
 
 Progress = Callable[[str], None]
 
@@ -75,7 +75,7 @@ def prepare(request: dict[str, Any], base: Base, *, weights: bool, progress: Pro
     """Load the request's adapter onto ``base``, and find the base's files when its ``weights`` are wanted."""
     directory = request["adapter"]
     raw = adapter_config(directory)
-    found, error = _weights(request, raw, base) if weights else (BaseWeights({}), "")
+    found, error = _weights(request, base, progress) if weights else (BaseWeights({}), "")
     progress("loading it with PeftModel.from_pretrained")
     model, outcome = _load(base, directory)
     return Prepared(directory, raw, base, model, outcome, found, error)
@@ -112,18 +112,18 @@ def _load(base: Base, directory: str) -> tuple[Any, Outcome]:
     return load(base, directory, config)
 
 
-def _weights(request: dict[str, Any], adapter: dict[str, Any], base: Base) -> tuple[BaseWeights, str]:
+def _weights(request: dict[str, Any], base: Base, progress: Progress) -> tuple[BaseWeights, str]:
     if name := quantization(base):
         return BaseWeights({}), f"the base is quantized ({name}): merging would change its weights anyway"
     try:
-        weights = BaseWeights.at(_directory(request, adapter))
+        directory = Path(request["base"]) / base.part
+        weights = BaseWeights.at(directory, online=bool(request.get("online")), progress=progress)
         if not weights:
-            return weights, "the base has no weights here (only its config)"
+            return weights, absent(directory)
         weights.adopt(base.model)
-        dtypes = weights.dtypes()
-    except Exception as error:  # noqa: BLE001 -- safetensors and torch have a dozen types for an unreadable file
-        text = str(error).strip().split("\n")[0]
-        return BaseWeights({}), f"the base's weights cannot be read: {type(error).__name__}: {text}"
+        dtypes = weights.dtypes(request.get("modules", ()))
+    except WeightsError as why:
+        return BaseWeights({}), f"the base's weights cannot be had: {why}"
     if dtypes:
         store_as(base, next(iter(dtypes)))
     return weights, ""
@@ -134,18 +134,3 @@ def store_as(base: Base, dtype: torch.dtype) -> None:
     for parameter in base.model.parameters():
         if parameter.dtype.is_floating_point:
             parameter.data = parameter.data[(0,) * parameter.dim()].to(dtype).expand(parameter.shape)
-
-
-def _directory(request: dict[str, Any], adapter: dict[str, Any]) -> Path:
-    if Path(request["base"]).is_dir():
-        return Path(request["base"])
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "pytorch_model*.bin"]
-    found = snapshot_download(
-        request["base"],
-        revision=revision(request["base"], adapter),
-        local_files_only=not request.get("online"),
-        allow_patterns=patterns,
-    )
-    return Path(found)

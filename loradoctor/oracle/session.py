@@ -6,8 +6,8 @@ A request is a line of standard input that holds one JSON object::
 
 With ``"task": "probe"`` only the adapter is loaded, and every update applied to fixed vectors (``probe.py``).
 
-The answer is a line of JSON per event on what was standard output when the process started: ``{"progress": text}`` any number
-of times, then one ``{"result": {...}}``. Everything that libraries print goes to standard error. The process ends with its input.
+The answer is a line of JSON per event on what was standard output when the process started: ``{"progress": text, "fetching":
+bool}`` any number of times, then one ``{"result": {...}}``. Everything that libraries print goes to standard error. The process ends with its input.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
+
+from . import hub
 
 Progress = Callable[[str], None]
 
@@ -26,14 +29,18 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
+    turn = threading.Lock()
+
     def send(event: dict[str, Any]) -> None:
-        answers.write(json.dumps(event) + "\n")
-        answers.flush()
+        # Downloads are reported from a thread of their own.
+        with turn:
+            answers.write(json.dumps(event) + "\n")
+            answers.flush()
 
     for line in sys.stdin:
         request = json.loads(line)
         _prepare(online=bool(request.get("online")))
-        send({"result": serve(request, lambda text: send({"progress": text}))})
+        send({"result": serve(request, lambda text: send({"progress": text, "fetching": text.startswith(hub.FETCHING)}))})
     answers.close()
     # Some native libraries crash while the interpreter shuts down; the answer is already out.
     sys.stderr.flush()
@@ -41,20 +48,27 @@ def main() -> int:
 
 
 def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """The result for ``request``: ``missing`` names a library that cannot be imported, else see ``examine.examine``."""
+    """The result for ``request``: see ``examine.examine``.
+
+    Instead of it, ``missing`` names a library that cannot be imported, ``unavailable`` says why the hub does not give the base.
+    """
     progress("importing torch, transformers and peft")
     for library in ("torch", "safetensors", "transformers", "peft"):
         try:
             __import__(library)
         except ImportError as error:
             return {"missing": library, "reason": first_line(error)}
+    try:
+        request = hub.located(request, progress)
+    except hub.Unavailable as why:
+        return {"unavailable": str(why)}
     if request.get("task") == "probe":
         from .probe import probe
 
         return probe(request, progress)
     from .examine import examine
 
-    return examine(request, progress)
+    return {**examine(request, progress), "base": request["base"]}
 
 
 def first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from . import layers as layer_check
 from .base import Base, hollow
 from .load import FROM_FILE
-from .weights import BaseWeights
+from .weights import BaseWeights, WeightsError
 
 
 class NoWeight(Exception):
@@ -95,7 +95,10 @@ def real_weights(
     for key, parameter in parameters.items():
         if getattr(parameter, FROM_FILE, False):
             continue
-        tensor = weights.find(base.names.get(key, ()), parameter.shape)
+        try:
+            tensor = weights.find(base.names.get(key, ()), parameter.shape)
+        except WeightsError as why:
+            raise NoWeight(str(why)) from why
         if tensor is None:
             known = (base.names.get(key) or ("?",))[0]
             raise NoWeight(f"the base's files have no weight for `{known}`")

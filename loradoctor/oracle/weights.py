@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
+from . import hub
 from .tensor_file import Stored, TensorFile, WeightsError, opened
-from .weight_files import Layout, layout
+from .weight_files import Layout, absent, choose, layout
 
-__all__ = ["BaseWeights", "Stored", "WeightsError", "renamer"]
+__all__ = ["BaseWeights", "Stored", "WeightsError", "absent", "renamer"]
 
 
 class BaseWeights:
@@ -31,13 +32,17 @@ class BaseWeights:
         self._as_model: dict[str, str] | None = None
 
     @classmethod
-    def at(cls, directory: Path) -> BaseWeights:
-        """The weights in ``directory``; empty when it holds none. Raises :class:`WeightsError` for unreadable ones."""
-        return cls.of(layout(directory))
+    def at(cls, directory: Path, *, online: bool = False, progress: hub.Progress = lambda _: None) -> BaseWeights:
+        """The weights in ``directory``; empty when it holds none. Raises :class:`WeightsError` for unreadable ones.
 
-    @classmethod
-    def of(cls, found: Layout, obtain: Callable[[Path], None] | None = None) -> BaseWeights:
-        """The weights that ``found`` says are there. Raises :class:`WeightsError`."""
+        In a snapshot of the local cache what is missing is fetched where that is permitted by ``online``: the index at once,
+        a shard when the first of its tensors is asked for.
+        """
+        source = hub.at(directory, progress)
+        obtain = _fetcher(source, directory, online=online) if source is not None else None
+        found = layout(directory)
+        if found == Layout() and source is not None and online and obtain is not None:
+            found = _offered(source, directory, obtain)
         weights = cls(found.tensors, obtain)
         if found.single is not None:
             weights._files = dict.fromkeys(weights._file(found.single).names(), found.single)
@@ -80,13 +85,23 @@ class BaseWeights:
         """``tensor[start:stop]`` of one with at least one dimension, mapped like :meth:`read`."""
         return self._holder(name).rows(name, start, stop)
 
+    def obtain_all(self) -> None:
+        """Have every file on this machine."""
+        for path in dict.fromkeys(self._files.values()):
+            if self._obtain is not None and not path.is_file():
+                self._obtain(path)
+
     def close(self) -> None:
         """Let go of every file; tensors that were read stay valid, and a later read opens its file again."""
         self._open.clear()
 
-    def dtypes(self) -> set[torch.dtype]:
-        """The dtype of the first floating tensor, as a set; empty for an empty file."""
-        for name in self._files:
+    def dtypes(self, modules: Sequence[str] = ()) -> set[torch.dtype]:
+        """The dtype of the first floating tensor, as a set; empty for an empty file.
+
+        Tensors of ``modules`` of the adopted model come first: their files are needed anyway, others may not be here.
+        """
+        wanted = (self.stored_as((f"{module}.weight",)) for module in modules)
+        for name in dict.fromkeys((*filter(None, wanted), *self._files)):
             dtype = self.info(name).dtype
             if dtype.is_floating_point:
                 return {dtype}
@@ -130,6 +145,37 @@ class BaseWeights:
                 self._obtain(path)
             self._open[path] = opened(path)
         return self._open[path]
+
+
+def _fetcher(source: hub.Repository, directory: Path, *, online: bool) -> Callable[[Path], None]:
+    root = hub.root_of(directory) or directory
+
+    def obtain(path: Path) -> None:
+        if not online:
+            raise WeightsError(f"`{path.name}` is not in the local cache; `--online` fetches it")
+        try:
+            source.file(path.relative_to(root).as_posix())
+        except hub.Unavailable as why:
+            raise WeightsError(str(why)) from why
+
+    return obtain
+
+
+def _offered(source: hub.Repository, directory: Path, obtain: Callable[[Path], None]) -> Layout:
+    """What the hub has for ``directory``: its index is fetched, a single file only named."""
+    prefix = directory.relative_to(hub.root_of(directory) or directory).as_posix()
+    try:
+        names = source.listing()
+    except hub.Unavailable as why:
+        raise WeightsError(str(why)) from why
+    inside = [name.removeprefix(f"{prefix}/") for name in names if prefix == "." or name.startswith(f"{prefix}/")]
+    chosen, index = choose(inside)
+    if chosen is None:
+        return Layout()
+    if not index:
+        return Layout(single=directory / chosen)
+    obtain(directory / chosen)
+    return layout(directory)
 
 
 def renamer(model: Any) -> Callable[[str], str]:

@@ -1,0 +1,236 @@
+"""The Hugging Face Hub, asked only where the user permits it: file by file, at one commit, and every refusal one clause.
+
+Standard library and huggingface_hub alone: both sides of the process boundary use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Progress = Callable[[str], None]
+
+REFERENCE = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w.][\w./-]*))?")
+"""`name` or `org/name`, with `@revision` where it is not `main`"""
+FETCHING = "fetching "
+"""how the progress of a download begins, which whoever keeps the time need not count"""
+CONFIGS = ("config.json", "model_index.json")
+_TICK = 1.0
+"""seconds between two looks at how much has arrived"""
+_SECRETS = re.compile(r"hf_\w+|(?<=://)[^/\s@]+@|\?[^\s'\"`]*|Bearer\s+\S+", re.IGNORECASE)
+
+
+class Unavailable(Exception):
+    """Something cannot be had from the hub; the text is one clause for the user, without tokens or signed addresses."""
+
+
+class Missing(Unavailable):
+    """The repository is there, the file is not in it."""
+
+
+def _quiet(_: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository of models at a branch, tag or commit; ``cache`` is where its files go, None for the hub's own place."""
+
+    name: str
+    revision: str = "main"
+    cache: Path | None = None
+    progress: Progress = field(default=_quiet, compare=False)
+
+    @classmethod
+    def parse(cls, reference: str, progress: Progress = _quiet) -> Repository:
+        """From `org/name` or `org/name@revision`. Raises :class:`Unavailable` for anything else."""
+        match = REFERENCE.fullmatch(reference)
+        if match is None or ".." in reference:
+            raise Unavailable(f"`{reference}` is not the name of a repository")
+        return cls(match["name"], match["revision"] or "main", progress=progress)
+
+    def file(self, name: str) -> Path:
+        """The file on this machine, fetched if need be; a broken download goes on where it stopped.
+
+        Raises :class:`Missing` and :class:`Unavailable`.
+        """
+        with self._asking(name):
+            from huggingface_hub import hf_hub_download
+
+            return Path(hf_hub_download(self.name, name, revision=self.revision, cache_dir=self.cache))
+
+    def listing(self) -> tuple[str, ...]:
+        """Every file of the repository, and nothing fetched. Raises :class:`Unavailable`."""
+        with self._asking("the list of its files"):
+            from huggingface_hub import HfApi
+
+            found = HfApi().model_info(self.name, revision=self.revision)
+            return tuple(entry.rfilename for entry in found.siblings or ())
+
+    def configuration(self) -> Path:
+        """The snapshot's directory with all that is needed to build the model without weights. Raises :class:`Unavailable`."""
+        for name in CONFIGS:
+            with contextlib.suppress(Missing):
+                found = self.file(name)
+                pinned = at(found.parent, self.progress) or self
+                if name != CONFIGS[0]:
+                    pinned.parts(found)
+                return found.parent
+        names = self.listing()
+        raise Unavailable(f"`{self.name}` on the hub is {_instead(names)}: there is no `config.json` in it")
+
+    def parts(self, index: Path) -> None:
+        """Fetch the configs of a diffusion pipeline's parts. Raises :class:`Unavailable`."""
+        from .pipeline import PARTS
+
+        try:
+            raw = json.loads(index.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise Unavailable(f"`{index.name}` of `{self.name}` cannot be read: {type(error).__name__}") from error
+        for part in PARTS:
+            if isinstance(raw, dict) and isinstance(raw.get(part), list) and raw[part][:1] != [None]:
+                with contextlib.suppress(Missing):
+                    self.file(f"{part}/config.json")
+
+    @contextlib.contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        # The library's own notices name addresses that are signed, and repeat what the refusal says.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        self.progress(f"{FETCHING}`{what}` of `{self.name}`")
+        try:
+            with _watched(self, what):
+                yield
+        except Unavailable:
+            raise
+        except ImportError as error:
+            raise Unavailable("it needs huggingface_hub: pip install 'loradoctor[hub]'") from error
+        except Exception as error:
+            kind, reason = _refusal(error, self, what)
+            raise kind(reason) from error
+
+
+def at(directory: Path, progress: Progress = _quiet) -> Repository | None:
+    """The repository and commit that a directory of the local cache belongs to, None for any other directory."""
+    snapshot = root_of(directory)
+    if snapshot is None:
+        return None
+    folder = snapshot.parents[1]
+    return Repository(folder.name.removeprefix("models--").replace("--", "/"), snapshot.name, folder.parent, progress)
+
+
+def root_of(directory: Path) -> Path | None:
+    """The snapshot (`models--ORG--NAME/snapshots/COMMIT`) that ``directory`` is or lies in, None for any other directory."""
+    for place in (directory, *directory.parents):
+        if place.parent.name == "snapshots" and place.parents[1].name.startswith("models--"):
+            return place
+    return None
+
+
+def located(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """The request with a directory for its base: a base that is named by its id has its config fetched.
+
+    Raises :class:`Unavailable`.
+    """
+    base = request.get("base")
+    if not isinstance(base, str) or not request.get("online") or Path(base).is_dir():
+        return request
+    return {**request, "base": str(Repository.parse(base, progress).configuration())}
+
+
+def _instead(names: tuple[str, ...]) -> str:
+    if "adapter_config.json" in names:
+        return "itself an adapter"
+    if any(name.endswith(".gguf") for name in names):
+        return "GGUF files, which PEFT does not adapt"
+    return "no model that transformers or diffusers load"
+
+
+@contextlib.contextmanager
+def _watched(repository: Repository, what: str) -> Iterator[None]:
+    """Report every second how much has arrived, as long as more does."""
+    from huggingface_hub import constants
+
+    folder = (repository.cache or Path(constants.HF_HUB_CACHE)) / f"models--{repository.name.replace('/', '--')}" / "blobs"
+    done = threading.Event()
+
+    def watch() -> None:
+        before = 0
+        while not done.wait(_TICK):
+            arrived = _incomplete(folder)
+            if arrived > before:
+                repository.progress(f"{FETCHING}`{what}` of `{repository.name}`, {arrived / 1e6:,.0f} MB so far")
+            before = arrived
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _incomplete(folder: Path) -> int:
+    try:
+        return sum(path.stat().st_size for path in folder.glob("*.incomplete"))
+    except OSError:  # one was finished while we looked
+        return 0
+
+
+def _refusal(error: BaseException, repository: Repository, what: str) -> tuple[type[Unavailable], str]:
+    """What the hub or the way to it said, by the types of huggingface_hub 0.30 to 2."""
+    from huggingface_hub import errors
+
+    name = repository.name
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        # What it is about is the error behind it; its own text is advice for programmers.
+        return _refusal(error.__cause__, repository, what) if error.__cause__ else (Unavailable, "the hub cannot be reached")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    table: tuple[tuple[type[BaseException], str], ...] = (
+        (errors.OfflineModeIsEnabled, "`HF_HUB_OFFLINE` is set, which forbids what `--online` permits"),
+        (errors.GatedRepoError, f"`{name}` is gated: accept its terms on the hub, and log in with a token that may read it"),
+        (errors.RepositoryNotFoundError, f"the hub has no `{name}`, or none that it shows to whoever asks: `hf auth login` for a private one"),
+        (errors.RevisionNotFoundError, f"`{name}` has no revision `{repository.revision}`"),
+        (errors.HFValidationError, f"`{name}` is not the name of a repository"),
+        (PermissionError, "the local cache cannot be written"),
+    )
+    if isinstance(error, errors.EntryNotFoundError):
+        return Missing, f"`{name}` has no file `{what}`"
+    for kind, reason in table:
+        if isinstance(error, kind):
+            return Unavailable, reason
+    if status is not None:
+        return Unavailable, f"the hub answered {status} when asked for `{what}` of `{name}`"
+    return Unavailable, _trouble(error, what)
+
+
+def _trouble(error: BaseException, what: str) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"there is no room on the disk for `{what}`"
+    kinds = " ".join(kind.__name__ for kind in type(error).__mro__)
+    if "Timeout" in kinds:
+        return f"the hub did not answer in time when asked for `{what}`"
+    if re.search(r"Protocol|ChunkedEncoding|ReadError|IncompleteRead", kinds):
+        return f"the connection to the hub broke off while `{what}` was fetched; run it again"
+    if "Connect" in kinds or "ProxyError" in kinds:
+        return "the hub cannot be reached"
+    return f"`{what}` cannot be fetched: {type(error).__name__}: {harmless(str(error))}"
+
+
+def harmless(text: str) -> str:
+    """The first line of a message, without what might be a token, a password or a signature."""
+    for secret in (os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN")):
+        if secret and secret.strip():
+            text = text.replace(secret.strip(), "…")
+    lines = _SECRETS.sub("…", text).strip().splitlines()
+    return lines[0] if lines else "no reason given"

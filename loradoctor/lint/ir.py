@@ -7,6 +7,7 @@ the module; only what made a ``ref`` looks inside it.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Literal
 
@@ -371,16 +372,25 @@ class Outer(Stmt):
 
 @node
 class Program:
-    """A lowered module: its statements, the numbers of its first and last node, and all identifiers in it."""
+    """A lowered module: its statements, the numbers of its first and last node, and all identifiers in it.
+
+    ``formatted`` are the numbers between which the parts of each formatted string are, in order.
+    """
 
     body: tuple[Stmt, ...]
     first: int
     last: int
     words: frozenset[str]
+    formatted: tuple[tuple[int, int], ...] = ()
 
     def holds(self, part: Node) -> bool:
         """Whether a node is of this program."""
         return self.first <= part.uid <= self.last
+
+    def is_formatted(self, part: Node) -> bool:
+        """Whether a node stands inside a formatted string."""
+        place = bisect_right(self.formatted, (part.uid, self.last)) - 1
+        return place >= 0 and part.uid < self.formatted[place][1]
 
 
 def parts(root: Expr) -> Iterator[Expr]:

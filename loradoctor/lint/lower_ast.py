@@ -39,7 +39,7 @@ class Tree:
         lowering = _Lowering()
         first = lowering.uid()
         body = lowering.block(self.module.body)
-        self._program = ir.Program(body, first, lowering.uid(), frozenset(lowering.words))
+        self._program = ir.Program(body, first, lowering.uid(), frozenset(lowering.words), tuple(lowering.inside))
         return self._program
 
     def span(self, node: ir.Node | ir.Arg) -> tuple[int, int]:
@@ -56,6 +56,7 @@ class _Lowering:
         self.uid = ir.numbers.__next__
         self.words: set[str] = set()
         self.yields = False
+        self.inside: list[tuple[int, int]] = []
 
     # -- statements
 
@@ -214,13 +215,16 @@ class _Lowering:
         return ir.Const(self.uid(), node, node.value)
 
     def formatted(self, node: ast.JoinedStr) -> ir.Expr:
+        first, place = self.uid(), len(self.inside)
         parts: list[str | ir.Expr] = []
         for part in node.values:
             if isinstance(part, ast.Constant):
                 parts.append(str(part.value))
             elif isinstance(part, ast.FormattedValue):
                 parts.append(self.expr(part.value))
-        return ir.Text(self.uid(), node, tuple(parts))
+        last = self.uid()
+        self.inside[place:] = [(first, last)]  # strings in its parts are inside it
+        return ir.Text(last, node, tuple(parts))
 
     def args(self, positional: list[ast.expr], keywords: list[ast.keyword]) -> tuple[ir.Arg, ...]:
         given: list[Any] = [*positional, *keywords]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from loradoctor.diagnostic import Edit, Finding, Fix, Location, Related, Severity
-from loradoctor.lint import artifacts, edits, installs, ir, lower
+from loradoctor.lint import artifacts, edits, installs, ir
 from loradoctor.lint.artifacts import Artifact
 from loradoctor.lint.flow import paths
 from loradoctor.lint.flow.facts import Directory, Facts, Model, Peft
@@ -18,7 +18,7 @@ from loradoctor.lint.flow.values import Known, Obj, Oid, Unknown, Value
 from loradoctor.lint.libraries import WELL_KNOWN, vocabulary
 from loradoctor.lint.libraries.effects import directory
 from loradoctor.lint.lower import Tree
-from loradoctor.lint.project import Project, Unit
+from loradoctor.lint.project import Project, Unit, unit
 from loradoctor.lint.source import Source
 from loradoctor.lint.versions import Version, for_file
 from loradoctor.lint.versions import parse as parse_version
@@ -31,8 +31,8 @@ def analyse(source: Source, targets: Mapping[str, str] | None = None) -> Module:
 
     Raises :class:`loradoctor.lint.lower.ParseError`.
     """
-    tree = lower.parse(source.text)
-    program = tree.lower()
+    own = unit(source)
+    tree, program = own.tree, own.program
     project = Project(source.path)
     names = WELL_KNOWN if source.kind == "markdown" else {}
     machine = Machine(program, vocabulary(), project, names, lambda: for_file(source.path, targets, installs.of_source(source)))

@@ -14,6 +14,8 @@ from loradoctor.lint.source import Source, SourceError
 
 MODULES = 12
 """How many other files one file's analysis follows; deeper chains of helpers carry no model (labelled corpus: 5 at most)."""
+KEPT = 1_500_000
+"""How many characters of parsed files are kept for those that import them: a tree takes forty bytes for each."""
 _SIZE = 150_000
 _SMALL = 16_000
 _SETTINGS = re.compile(r"conf|cfg|sett|const|arg|param|option|path|global|env", re.IGNORECASE).search
@@ -51,9 +53,9 @@ class Project:
             return None
         own = importer == self.path
         for candidate, rest in self._candidates(dotted, Path(importer)):
-            unit = self._unit(str(candidate), settings=own and _SETTINGS(candidate.stem) is not None)
-            if unit is not None:
-                return unit, rest
+            found = self._unit(str(candidate), settings=own and _SETTINGS(candidate.stem) is not None)
+            if found is not None:
+                return found, rest
         return None
 
     def holds(self, package: str) -> bool:
@@ -70,10 +72,11 @@ class Project:
             return self.units[path]
         if len(self.units) >= MODULES or path == self.path:
             return None
-        unit = _read(path, settings)
-        if unit is not None:
-            self.units[path] = unit
-        return unit
+        source = _read(path, settings)
+        found = _followed(source) if source is not None else None
+        if found is not None:
+            self.units[path] = found
+        return found
 
     def _candidates(self, dotted: str, importer: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
         """Files the import may mean, the most specific first."""
@@ -113,15 +116,44 @@ def _is_file(path: str) -> bool:
         return False
 
 
-@lru_cache(maxsize=64)
-def _read(path: str, settings: bool) -> Unit | None:
-    """A file that is worth following: it can be read and parsed, and builds models or, with ``settings``, names paths."""
+@lru_cache(maxsize=128)
+def _read(path: str, settings: bool) -> Source | None:
+    """A file that is worth following: it can be read, and builds models or, with ``settings``, names paths."""
     try:
         data = files.read(path)
         if len(data) > _SIZE or not (files.wraps_models(data) or (settings and len(data) <= _SMALL)):
             return None
-        source = Source.from_bytes(path, data)
-        tree = lower.parse(source.text)
-        return Unit(source, tree, tree.lower())
-    except (OSError, ValueError, SourceError, RecursionError):
+        return Source.from_bytes(path, data)
+    except (OSError, ValueError, SourceError):
         return None
+
+
+_units: dict[str, Unit] = {}
+_broken: dict[str, str] = {}
+"""Of files that are imported and do not parse, the text: finding that out takes longer than parsing one that does."""
+
+
+def _followed(source: Source) -> Unit | None:
+    if _broken.get(source.path) == source.text:
+        return None
+    try:
+        return unit(source)
+    except (ValueError, RecursionError):
+        _broken[source.path] = source.text
+        return None
+
+
+def unit(source: Source) -> Unit:
+    """A parsed and lowered source, the same one as long as there is room. Raises :class:`loradoctor.lint.lower.ParseError`.
+
+    Files that import one another are each parsed once, whichever of them is looked at.
+    """
+    known = _units.pop(source.path, None)
+    if known is None or known.source.text != source.text:
+        tree = lower.parse(source.text)
+        known = Unit(source, tree, tree.lower())
+    _units[source.path] = known
+    room = KEPT - sum(len(u.source.text) for u in _units.values())
+    while room < 0 and len(_units) > 1:
+        room += len(_units.pop(next(iter(_units))).source.text)
+    return known

@@ -69,3 +69,34 @@ def test_an_argument_is_placed_with_its_parentheses():
 
     assert [text[slice(*tree.span(arg))] for arg in call.args] == ["(a)", "b=(c)"]
     assert text[slice(*tree.span(call.args[0].value))] == "a"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: str(p.relative_to(FIXTURES)))
+def test_where_cpython_is_believed_libcst_sees_the_same(path):
+    text = path.read_text()
+    tree = lower_ast.parse(text)
+    if tree is None:
+        pytest.skip("this interpreter does not know the syntax")
+    program = tree.lower()
+    found = places.Places(text, program)
+
+    nodes = [node for node, _ in places._pairs(program.body, program.body)]
+    told = [node for node in nodes if found._is_told(node)]
+    assert [found._near(node.ref) for node in told] == [found.exact.get(places._key(node), found._near(node.ref)) for node in told]
+    assert len(told) > 0.8 * len(nodes)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("load((a), b)\n", ["(a)", "b"]),
+        ("load(  # one, two(\n    (a),\n    b)\n", ["(a)", "b"]),
+        ("load(b, (  # one,\n    a))\n", ["b", "(  # one,\n    a)"]),
+        ("load(a for a in b)\n", ["a for a in b"]),
+        ("load((a, b), *c)\n", ["(a, b)", "*c"]),
+    ],
+    ids=["parentheses", "comment", "comment inside", "generator", "tuple"],
+)
+def test_an_argument_stands_where_it_was_written(text, written):
+    tree = lower_ast.parse(text)
+    assert [text[slice(*tree.span(arg))] for arg in _calls(tree.lower())[0].args] == written

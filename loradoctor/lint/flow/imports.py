@@ -47,7 +47,7 @@ def module(machine: Machine, unit: Unit, state: State) -> int:
     path = unit.source.path
     if path not in machine.modules:
         machine.modules[path] = machine.new_module(path)
-        machine.assigned += survey.count_assignments(unit.program)
+        machine.assigned.update(survey.count_assignments(unit.program))
         machine.interesting |= survey.interesting_words(unit.program, machine.interesting)
     scope = machine.modules[path]
     if (scope, "__name__") in state.vars:

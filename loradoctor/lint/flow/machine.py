@@ -87,7 +87,7 @@ class Machine:
         self.classes: list[UserClass] = []
         self.made: set[int] = set()
         self.wrappers: set[int] = set()
-        self.assigned = survey.count_assignments(program)
+        self.assigned = survey.count_assignments(program).copy()
         self.interesting = survey.interesting_words(program, vocabulary)
 
     # -- the whole program

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow.values import Derived, Value
@@ -50,33 +51,54 @@ def names_from(loop: ir.For) -> set[str]:
 
 def count_assignments(program: ir.Program) -> Counter[str]:
     """How often each plain name is assigned anywhere: a name assigned once is a setting, not a variable."""
-    counts: Counter[str] = Counter()
-    for node in statements(program.body):
-        if isinstance(node, (ir.Assign, ir.For, ir.Augment)):
-            targets = node.targets if isinstance(node, ir.Assign) else (node.target,)
-            counts.update(t.id for t in targets if isinstance(t, ir.Name))
-    return counts
+    return _outline(program).assigned
 
 
 def interesting_words(program: ir.Program, vocabulary: frozenset[str]) -> frozenset[str]:
-    """The vocabulary and, to a fixpoint, the names of this file's functions that use it."""
-    functions = [n for n in statements(program.body) if isinstance(n, ir.Function)]
-    words = set(vocabulary)
-    imported = [b for n in statements(program.body) if isinstance(n, ir.Import) for b in n.bindings]
-    words |= {bound for bound, dotted in imported if dotted.rpartition(".")[2] in vocabulary}
-    grown = True
-    while grown:
-        found = {f.name for f in functions if f.name not in words and not f.words.isdisjoint(words)}
-        found |= {c.name for c in statements(program.body) if isinstance(c, ir.Class) and c.name not in words and _uses(c, words)}
-        grown = bool(found)
+    """The vocabulary and, to a fixpoint, the names of this file's functions and classes that use it."""
+    outline = _outline(program)
+    found = {bound for bound, last in outline.imported if last in vocabulary}
+    words = vocabulary | found if found else vocabulary
+    left = outline.named
+    while True:
+        found = {name for name, used in left if not used.isdisjoint(words)}
+        if found <= words:
+            return words
         words |= found
-    return frozenset(words)
+        left = [(name, used) for name, used in left if name not in words]
 
 
-def _uses(node: ir.Class, words: set[str]) -> bool:
-    return any(isinstance(s, ir.Function) and not s.words.isdisjoint(words) for s in node.body)
+@dataclass(frozen=True)
+class _Outline:
+    """What is asked of a program again by every program that imports it: functions and classes with the words they use."""
+
+    assigned: Counter[str]
+    imported: tuple[tuple[str, str], ...]
+    named: Sequence[tuple[str, frozenset[str]]]
 
 
+def _outline(program: ir.Program) -> _Outline:
+    known: _Outline | None = program.__dict__.get("outline")
+    if known is None:
+        known = program.__dict__["outline"] = _outlined(program)
+    return known
+
+
+def _outlined(program: ir.Program) -> _Outline:
+    assigned: Counter[str] = Counter()
+    imported: dict[tuple[str, str], None] = {}
+    named: list[tuple[str, frozenset[str]]] = []
+    for node in statements(program.body):
+        if isinstance(node, (ir.Assign, ir.For, ir.Augment)):
+            targets = node.targets if isinstance(node, ir.Assign) else (node.target,)
+            assigned.update([t.id for t in targets if isinstance(t, ir.Name)])
+        elif isinstance(node, ir.Import):
+            imported |= {(bound, dotted.rpartition(".")[2]): None for bound, dotted in node.bindings}
+        elif isinstance(node, ir.Function):
+            named.append((node.name, node.words))
+        elif isinstance(node, ir.Class):
+            named += [(node.name, s.words) for s in node.body if isinstance(s, ir.Function)]
+    return _Outline(assigned, tuple(imported), named)
 
 
 def is_inert(node: ir.If, interesting: frozenset[str]) -> bool:

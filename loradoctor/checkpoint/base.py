@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loradoctor.checkpoint.base_lookup import find
 from loradoctor.checkpoint.evidence import LOADERS, Evidence, Loader, LoadOutcome, ModuleMerge, ShapeMismatch
-from loradoctor.checkpoint.layout import TargetError, cached_snapshot
+from loradoctor.checkpoint.layout import TargetError
 from loradoctor.checkpoint.plain import is_embedding
 from loradoctor.diagnostic import Check, Severity
 from loradoctor.merge.summary import NAME as MERGE
 from loradoctor.merge.summary import summarise
-from loradoctor.oracle.client import BadInterpreter, TorchSideMissing, ask
+from loradoctor.oracle.client import BadInterpreter, BaseUnavailable, TorchSideMissing, ask
 
 if TYPE_CHECKING:
     from loradoctor.checkpoint.checkpoint import Checkpoint
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 LOADS = "loads"
 FORWARD = "forward"
 LOADER = LOADERS[0]
-_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _HEADS = re.compile(
     r"(?:^|\.)(?:score|classifier|(?:classifier|classification_head)\.out_proj)"
     r"(?:\.modules_to_save(?:\.\w+)?)?\.weight$"
@@ -59,69 +58,15 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
         answer = ask(request, python=options.python or options.settings.python, timeout=options.timeout)
     except BadInterpreter as error:
         raise TargetError(str(error)) from error
+    except BaseUnavailable as error:
+        if insisted:
+            raise TargetError(f"the base `{found}` cannot be had: {error}") from error
+        return Evidence(checks=_not_run(checkpoint, options, f"the base `{found}` cannot be had: {error}"), named=named)
     except TorchSideMissing as error:
         if insisted:
             raise TargetError(f"`--base {options.base}` needs the torch side, but {error}") from error
         return Evidence(base=found, checks=_not_run(checkpoint, options, str(error)), named=named)
-    return _evidence(checkpoint, options, str(found), answer, named)
-
-
-def find(checkpoint: Checkpoint, options: CheckOptions) -> tuple[str | None, str]:
-    """The directory or hub id of the base that ``options`` mean, or None and why there is none. Raises :class:`TargetError`."""
-    return _insisted(options) if options.base != "auto" else _nearby(checkpoint, online=options.online)
-
-
-def _insisted(options: CheckOptions) -> tuple[str, str]:
-    asked = options.base
-    if Path(asked).is_dir():
-        if not _is_model(Path(asked)):
-            raise TargetError(f"`{asked}` is not a base model: there is no `config.json` in it")
-        return str(Path(asked).resolve()), ""
-    if _HUB_ID.fullmatch(asked):
-        if snapshot := _snapshot(asked, "main"):
-            return snapshot, ""
-        if options.online:
-            return asked, ""
-        raise TargetError(f"the base `{asked}` is not on this machine; `--online` permits fetching it")
-    raise TargetError(f"the base `{asked}` does not exist")
-
-
-def _nearby(checkpoint: Checkpoint, *, online: bool) -> tuple[str | None, str]:
-    """The base that the config names, when it is on this machine; else None and why not."""
-    named = checkpoint.config.base if checkpoint.config is not None else None
-    if not named:
-        return None, "the config names no base model; `--base` says which one it is"
-    directory = checkpoint.directory.resolve()
-    last = Path(named.replace("\\", "/")).name
-    places = [Path(named), directory / named]
-    places += [directory.parent / last, directory.parent.parent / last] if last not in ("", ".", "..") else []
-    for place in places:
-        try:
-            if _is_model(place):
-                return str(place.resolve()), ""
-        except (OSError, ValueError):
-            continue
-    if _HUB_ID.fullmatch(named):
-        if snapshot := _snapshot(named, _revision(checkpoint)):
-            return snapshot, ""
-        if online:
-            return named, ""
-    return None, f"the base model `{named}` is not on this machine; `--base DIR` names a copy, `--online` fetches it"
-
-
-def _snapshot(repository: str, revision: str) -> str | None:
-    snapshot = cached_snapshot(repository, revision)
-    return str(snapshot) if snapshot is not None and _is_model(snapshot) else None
-
-
-def _is_model(directory: Path) -> bool:
-    """Whether a directory holds a model of transformers or a diffusion pipeline. Raises OSError or ValueError for odd paths."""
-    return any((directory / name).is_file() for name in ("config.json", "model_index.json"))
-
-
-def _revision(checkpoint: Checkpoint) -> str:
-    revision = checkpoint.config.get("revision") if checkpoint.config is not None else None
-    return revision if isinstance(revision, str) and re.fullmatch(r"[\w./-]+", revision) and ".." not in revision else "main"
+    return _evidence(checkpoint, options, str(answer.get("base", found)), answer, named)
 
 
 def _unloadable(checkpoint: Checkpoint) -> str:

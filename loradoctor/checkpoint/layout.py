@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradoctor.checkpoint import adapter_config, neighbours, weights
+from loradoctor.checkpoint.hub_cache import MAIN, cached_snapshot
 
 _DEPTH = 5
 """How far below an argument adapters are looked for: output/run/checkpoint-N/name is four."""
 _MARKERS = (adapter_config.NAME, *weights.NAMES)
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.][\w./-]*)?")
 _SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__", ".cache"})
 
 
@@ -124,40 +125,15 @@ def _nothing_in(target: str, directory: Path) -> str:
     return f"there is no adapter in `{target}` or below"
 
 
-def _snapshot(repo: str, *, online: bool) -> Path | None:
-    """The snapshot of a hub repository: fetched when allowed, else from the cache."""
+def _snapshot(reference: str, *, online: bool) -> Path | None:
+    """The snapshot of a hub repository (`org/name`, `org/name@revision`): fetched when allowed, else from the cache."""
     if online:
+        from loradoctor.checkpoint.hub_adapter import fetched
+        from loradoctor.oracle.hub import Unavailable
+
         try:
-            import huggingface_hub
-
-            patterns = ["adapter_*", "*.json"]
-            return Path(huggingface_hub.snapshot_download(repo, allow_patterns=patterns))
-        except ImportError as error:
-            raise TargetError("`--online` needs huggingface_hub: pip install 'loradoctor[hub]'") from error
-        except Exception as error:
-            raise TargetError(
-                f"`{repo}` cannot be fetched: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-            ) from error
-    return cached_snapshot(repo)
-
-
-def hub_cache() -> Path:
-    """The hub's cache directory, by the environment variables that huggingface_hub reads."""
-    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(cache)
-    home = os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
-    return Path(home).expanduser() / "hub"
-
-
-def cached_snapshot(repo: str, revision: str = "main") -> Path | None:
-    """Where a repository's newest local snapshot lies (`models--ORG--NAME/snapshots/HASH`), None when there is none."""
-    root = hub_cache() / f"models--{repo.replace('/', '--')}"
-    reference = root / "refs" / revision
-    if reference.is_file():
-        snapshot = root / "snapshots" / reference.read_text(encoding="utf-8").strip()
-        if snapshot.is_dir():
-            return snapshot
-    if (root / "snapshots" / revision).is_dir():
-        return root / "snapshots" / revision
-    snapshots = sorted((root / "snapshots").glob("*"), key=lambda p: p.stat().st_mtime) if (root / "snapshots").is_dir() else []
-    return snapshots[-1] if snapshots else None
+            return fetched(reference)
+        except Unavailable as error:
+            raise TargetError(f"`{reference}` cannot be had from the hub: {error}") from error
+    name, _, revision = reference.partition("@")
+    return cached_snapshot(name, revision or MAIN)

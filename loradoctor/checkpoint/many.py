@@ -117,7 +117,7 @@ def _lost(path: str, reason: str) -> Result:
 def _has_base(place: Place, options: CheckOptions) -> bool:
     """Whether the torch side would have something to do: the base is on this machine, or may be fetched."""
     from loradoctor.checkpoint import adapter_config
-    from loradoctor.checkpoint.base import find
+    from loradoctor.checkpoint.base_lookup import find
     from loradoctor.checkpoint.checkpoint import Checkpoint
 
     try:

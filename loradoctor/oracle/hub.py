@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import re
@@ -17,13 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .instead import instead
+
 Progress = Callable[[str], None]
 
 REFERENCE = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w.][\w./-]*))?")
 """`name` or `org/name`, with `@revision` where it is not `main`"""
 FETCHING = "fetching "
 """how the progress of a download begins, which whoever keeps the time need not count"""
-CONFIGS = ("config.json", "model_index.json")
+_PATIENCE = 20.0
+"""seconds that the hub has for its first answer"""
 _TICK = 1.0
 """seconds between two looks at how much has arrived"""
 _SECRETS = re.compile(r"hf_\w+|(?<=://)[^/\s@]+@|\?[^\s'\"`]*|Bearer\s+\S+", re.IGNORECASE)
@@ -31,10 +33,6 @@ _SECRETS = re.compile(r"hf_\w+|(?<=://)[^/\s@]+@|\?[^\s'\"`]*|Bearer\s+\S+", re.
 
 class Unavailable(Exception):
     """Something cannot be had from the hub; the text is one clause for the user, without tokens or signed addresses."""
-
-
-class Missing(Unavailable):
-    """The repository is there, the file is not in it."""
 
 
 def _quiet(_: str) -> None:
@@ -61,7 +59,7 @@ class Repository:
     def file(self, name: str) -> Path:
         """The file on this machine, fetched if need be; a broken download goes on where it stopped.
 
-        Raises :class:`Missing` and :class:`Unavailable`.
+        Raises :class:`Unavailable`.
         """
         with self._asking(name):
             from huggingface_hub import hf_hub_download
@@ -69,37 +67,31 @@ class Repository:
             return Path(hf_hub_download(self.name, name, revision=self.revision, cache_dir=self.cache))
 
     def listing(self) -> tuple[str, ...]:
-        """Every file of the repository, and nothing fetched. Raises :class:`Unavailable`."""
-        with self._asking("the list of its files"):
+        """The names of its files, the first question to ask: a download would try for minutes before it says that nobody answers.
+
+        Raises :class:`Unavailable`.
+        """
+        with self._asking("the list of files"):
             from huggingface_hub import HfApi
 
-            found = HfApi().model_info(self.name, revision=self.revision)
+            found = HfApi().model_info(self.name, revision=self.revision, timeout=_PATIENCE)
             return tuple(entry.rfilename for entry in found.siblings or ())
 
     def configuration(self) -> Path:
         """The snapshot's directory with all that is needed to build the model without weights. Raises :class:`Unavailable`."""
-        for name in CONFIGS:
-            with contextlib.suppress(Missing):
-                found = self.file(name)
-                pinned = at(found.parent, self.progress) or self
-                if name != CONFIGS[0]:
-                    pinned.parts(found)
-                return found.parent
         names = self.listing()
-        raise Unavailable(f"`{self.name}` on the hub is {_instead(names)}: there is no `config.json` in it")
+        if "config.json" in names:
+            return self.file("config.json").parent
+        if "model_index.json" in names:
+            from .pipeline import PARTS
 
-    def parts(self, index: Path) -> None:
-        """Fetch the configs of a diffusion pipeline's parts. Raises :class:`Unavailable`."""
-        from .pipeline import PARTS
-
-        try:
-            raw = json.loads(index.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise Unavailable(f"`{index.name}` of `{self.name}` cannot be read: {type(error).__name__}") from error
-        for part in PARTS:
-            if isinstance(raw, dict) and isinstance(raw.get(part), list) and raw[part][:1] != [None]:
-                with contextlib.suppress(Missing):
-                    self.file(f"{part}/config.json")
+            found = self.file("model_index.json")
+            pinned = at(found.parent, self.progress) or self  # the branch may move while we fetch
+            for part in PARTS:
+                if f"{part}/config.json" in names:
+                    pinned.file(f"{part}/config.json")
+            return found.parent
+        raise Unavailable(f"there is no `config.json` in it{instead(names)}")
 
     @contextlib.contextmanager
     def _asking(self, what: str) -> Iterator[None]:
@@ -115,8 +107,7 @@ class Repository:
         except ImportError as error:
             raise Unavailable("it needs huggingface_hub: pip install 'loradoctor[hub]'") from error
         except Exception as error:
-            kind, reason = _refusal(error, self, what)
-            raise kind(reason) from error
+            raise Unavailable(_refusal(error, self, what)) from error
 
 
 def at(directory: Path, progress: Progress = _quiet) -> Repository | None:
@@ -147,14 +138,6 @@ def located(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return {**request, "base": str(Repository.parse(base, progress).configuration())}
 
 
-def _instead(names: tuple[str, ...]) -> str:
-    if "adapter_config.json" in names:
-        return "itself an adapter"
-    if any(name.endswith(".gguf") for name in names):
-        return "GGUF files, which PEFT does not adapt"
-    return "no model that transformers or diffusers load"
-
-
 @contextlib.contextmanager
 def _watched(repository: Repository, what: str) -> Iterator[None]:
     """Report every second how much has arrived, as long as more does."""
@@ -164,7 +147,7 @@ def _watched(repository: Repository, what: str) -> Iterator[None]:
     done = threading.Event()
 
     def watch() -> None:
-        before = 0
+        before = _incomplete(folder)  # a process that was killed leaves its own
         while not done.wait(_TICK):
             arrived = _incomplete(folder)
             if arrived > before:
@@ -187,31 +170,30 @@ def _incomplete(folder: Path) -> int:
         return 0
 
 
-def _refusal(error: BaseException, repository: Repository, what: str) -> tuple[type[Unavailable], str]:
+def _refusal(error: BaseException, repository: Repository, what: str) -> str:
     """What the hub or the way to it said, by the types of huggingface_hub 0.30 to 2."""
     from huggingface_hub import errors
 
     name = repository.name
     if isinstance(error, errors.LocalEntryNotFoundError):
         # What it is about is the error behind it; its own text is advice for programmers.
-        return _refusal(error.__cause__, repository, what) if error.__cause__ else (Unavailable, "the hub cannot be reached")
+        return _refusal(error.__cause__, repository, what) if error.__cause__ else "the hub cannot be reached"
     status = getattr(getattr(error, "response", None), "status_code", None)
     table: tuple[tuple[type[BaseException], str], ...] = (
         (errors.OfflineModeIsEnabled, "`HF_HUB_OFFLINE` is set, which forbids what `--online` permits"),
         (errors.GatedRepoError, f"`{name}` is gated: accept its terms on the hub, and log in with a token that may read it"),
         (errors.RepositoryNotFoundError, f"the hub has no `{name}`, or none that it shows to whoever asks: `hf auth login` for a private one"),
         (errors.RevisionNotFoundError, f"`{name}` has no revision `{repository.revision}`"),
+        (errors.EntryNotFoundError, f"`{name}` has no file `{what}`"),
         (errors.HFValidationError, f"`{name}` is not the name of a repository"),
         (PermissionError, "the local cache cannot be written"),
     )
-    if isinstance(error, errors.EntryNotFoundError):
-        return Missing, f"`{name}` has no file `{what}`"
     for kind, reason in table:
         if isinstance(error, kind):
-            return Unavailable, reason
+            return reason
     if status is not None:
-        return Unavailable, f"the hub answered {status} when asked for `{what}` of `{name}`"
-    return Unavailable, _trouble(error, what)
+        return f"the hub answered {status} when asked for `{what}` of `{name}`"
+    return _trouble(error, what)
 
 
 def _trouble(error: BaseException, what: str) -> str:

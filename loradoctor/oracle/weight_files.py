@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .instead import instead
 from .tensor_file import WeightsError
 
 _STEMS = (("model", ".safetensors"), ("diffusion_pytorch_model", ".safetensors"), ("pytorch_model", ".bin"), ("diffusion_pytorch_model", ".bin"))
 """what transformers and diffusers look for, safetensors first; of each the single file before the index"""
 VARIANTS = ("", "fp16", "bf16", "fp32", "non_ema")
 """`variant=` of from_pretrained, the plain files first: repositories use no others"""
-_OTHERS = (
-    (re.compile(r"adapter_model\.(safetensors|bin)"), "the directory is an adapter's, not a base model's"),
-    (re.compile(r".*\.gguf"), "GGUF is llama.cpp's format, PEFT merges into the model that it was converted from"),
-    (re.compile(r"consolidated.*\.(pth|safetensors)"), "its author's own format, which `transformers` has to convert first"),
-    (re.compile(r"(tf_model|model)\.h5|flax_model\.msgpack"), "weights of TensorFlow or Flax, which PEFT cannot adapt"),
-    (re.compile(r".*\.(ckpt|pt|pth)"), "not a name that `from_pretrained` looks for"),
-    (re.compile(r"(model|pytorch_model|diffusion_pytorch_model)-\d+-of-\d+\.(safetensors|bin)"), "shards without their index"),
-)
-"""file names that people take for a base's weights, and what they are"""
 _INDEX_LIMIT = 200 * 2**20
 """bytes of an index: the largest models have some hundred thousand tensors, a hundred bytes each"""
 
@@ -59,15 +50,12 @@ def layout(directory: Path) -> Layout:
 
 
 def absent(directory: Path) -> str:
-    """What lies in a model's directory instead of weights that transformers and diffusers read, as a clause."""
+    """Why there are no weights in a model's directory, as a clause."""
     try:
-        names = sorted(path.name for path in directory.iterdir())
+        told = instead(path.name for path in directory.iterdir())
     except OSError as error:
         return f"the base's directory cannot be listed: {type(error).__name__}"
-    for pattern, what in _OTHERS:
-        if found := next((name for name in names if pattern.fullmatch(name)), None):
-            return f"the base has no weights here that can be read, only `{found}`: {what}"
-    return "the base has no weights here (only its config)"
+    return f"the base has no weights here{told or ' (only its config)'}"
 
 
 def read_index(path: Path) -> dict[str, Path]:

@@ -192,7 +192,7 @@ def _staging(options: RepairOptions, below: str) -> Iterator[Path]:
 
 def _base(source: Source, options: RepairOptions, below: str) -> tuple[str | None, str]:
     """The base that PEFT can be asked about, or None and why not; of a pipeline the model that the adapter in ``below`` is for."""
-    from loradoctor.checkpoint.base import find
+    from loradoctor.checkpoint.base_lookup import find
 
     asked = Path(options.base)
     if options.base == "none":

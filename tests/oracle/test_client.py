@@ -11,7 +11,7 @@ import pytest
 
 from loradoctor.checkpoint.layout import TargetError
 from loradoctor.checkpoint.run import CheckOptions, check_many
-from loradoctor.oracle.client import BadInterpreter, TorchSideFailed, TorchSideMissing, ask, close
+from loradoctor.oracle.client import BadInterpreter, BaseUnavailable, TorchSideFailed, TorchSideMissing, ask, close
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -73,6 +73,30 @@ def test_a_hanging_child_is_stopped_with_its_helpers(tmp_path):
     assert time.monotonic() - started < 4
     time.sleep(4.2)
     assert not marker.exists()
+
+
+def events(*lines: str, every: float) -> str:
+    """A script that answers a request with these events."""
+    return "read request; " + " ".join(f"sleep {every}; echo '{line}';" for line in lines)
+
+
+def test_time_in_which_a_download_goes_on_does_not_count(tmp_path):
+    arriving = ['{"progress": "fetching `x`, 1 MB so far", "fetching": true}'] * 8
+    answering = interpreter(tmp_path / "python", events(*arriving, '{"result": {"loads": 1}}', every=0.3))
+    assert ask({}, python=answering, timeout=1.5) == {"loads": 1}
+
+
+def test_time_in_which_nothing_arrives_counts(tmp_path):
+    working = ['{"progress": "merging module 1 of 9", "fetching": false}'] * 8
+    slow = interpreter(tmp_path / "python", events(*working, '{"result": {}}', every=0.3))
+    with pytest.raises(TorchSideFailed, match=r"within 1\.5 s \(it was merging"):
+        ask({}, python=slow, timeout=1.5)
+
+
+def test_what_the_hub_refuses_is_its_own_failure(tmp_path):
+    refused = interpreter(tmp_path / "python", events('{"result": {"unavailable": "`org/x` is gated"}}', every=0.1))
+    with pytest.raises(BaseUnavailable, match="is gated"):
+        ask({}, python=refused, timeout=20)
 
 
 @pytest.mark.parametrize(

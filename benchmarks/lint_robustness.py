@@ -338,6 +338,7 @@ DEEP: dict[str, Callable[[], str]] = {
     "comprehension": lambda: f"x = [a {'for a in b ' * 20_000}]\n",
     "comprehension_ifs": lambda: f"x = [a for a in b {'if a ' * 20_000}]\n",
     "nested_comprehensions": lambda: f"x = {'[a for a in ' * 150}b{']' * 150}\n",
+    "comprehension_of_known_items": lambda: f"x = [(a0, a9) {' '.join(f'for a{n} in (1, 2, 3, 4)' for n in range(10))}]\n",
     "awaits": lambda: f"async def f():\n    x = {'await ' * 20_000}a\n",
     "unpackings": lambda: f"{'(' * 150}a{',)' * 150} = b\n",
     "cases": lambda: "match x:\n" + "".join(f"    case {n}: y()\n" for n in range(10_000)),

@@ -16,7 +16,7 @@ Outcomes = list[tuple[Value, State]]
 Clauses = tuple[tuple[ir.Expr, ir.Expr, tuple[ir.Expr, ...]], ...]
 
 SPELLED_OUT = 4
-"""Over as many known elements a comprehension is followed one by one."""
+"""Over as many known elements the outermost clause of a comprehension is followed one by one: what is in it is a product."""
 _GATHERED = "gathered in a comprehension"
 
 
@@ -55,15 +55,15 @@ def _over(machine: Machine, node: ir.Comprehension, source: Value, clauses: Clau
     if isinstance(source, Generator):
         return generators.iterate(machine, source, state, turn)
     states = [state]
-    for number in range(_turns(machine, node, source)):
+    for number in range(_turns(machine, node, source, outermost=clauses is node.clauses)):
         machine.loop_depth += 1
         states = machine.join([e for s in states for e in turn(elements.element_of(machine, source, number, node.uid, s), s)])
         machine.loop_depth -= 1
     return states
 
 
-def _turns(machine: Machine, node: ir.Comprehension, source: Value) -> int:
-    if isinstance(source, Items) and len(source.items) <= SPELLED_OUT:
+def _turns(machine: Machine, node: ir.Comprehension, source: Value, *, outermost: bool) -> int:
+    if outermost and isinstance(source, Items) and len(source.items) <= SPELLED_OUT:
         return len(source.items)
     calling = machine.calling.get(node.uid)
     if calling is None:

@@ -43,12 +43,18 @@ class BadInterpreter(ValueError):
 
 
 def ask(
-    request: Mapping[str, Any], *, python: str | None, timeout: float, progress: Callable[[str], None] | None = None
+    request: Mapping[str, Any],
+    *,
+    python: str | None,
+    timeout: float,
+    progress: Callable[[str], None] | None = None,
+    watch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """The torch side's answer to ``request`` (see ``session.py``), from ``python`` or this interpreter.
 
     ``timeout`` is in seconds. The child stays for the next request, because its imports take seconds; after a failure it is
-    stopped. Downloads do not count against it as long as bytes arrive. Raises :class:`TorchSideMissing`,
+    stopped. Downloads do not count against it as long as bytes arrive; with ``watch``, which is called with every event, it is the
+    longest silence that is borne. Raises :class:`TorchSideMissing`,
     :class:`TorchSideFailed`, :class:`BaseUnavailable` or :class:`BadInterpreter`.
     """
     if python is None:
@@ -63,7 +69,7 @@ def ask(
     if child is None or not child.alive:
         child = _Child(interpreter)
     try:
-        answer = child.converse(request, timeout, progress)
+        answer = child.converse(request, timeout, progress, watch)
     except BaseException:
         child.stop()
         raise
@@ -115,7 +121,13 @@ class _Child:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def converse(self, request: Mapping[str, Any], timeout: float, progress: Callable[[str], None] | None) -> dict[str, Any]:
+    def converse(
+        self,
+        request: Mapping[str, Any],
+        timeout: float,
+        progress: Callable[[str], None] | None,
+        watch: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
         """The result for ``request``. Raises :class:`TorchSideFailed` at the time limit and when the child ends without one."""
         assert self._process.stdin is not None  # noqa: S101 -- opened as a pipe above
         with contextlib.suppress(BrokenPipeError):
@@ -133,6 +145,9 @@ class _Child:
             event = _event(line)
             if "result" in event:
                 return dict(event["result"])
+            if watch is not None and event:
+                deadline = time.monotonic() + timeout
+                watch(event)
             now = time.monotonic() if event.get("fetching") else 0.0
             # From one report of a download to the next the time is the network's.
             deadline += now - fetching if now and fetching else 0.0

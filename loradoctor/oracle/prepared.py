@@ -77,7 +77,7 @@ def prepare(request: dict[str, Any], base: Base, *, weights: bool, progress: Pro
     raw = adapter_config(directory)
     found, error = _weights(request, base, progress) if weights else (BaseWeights({}), "")
     progress("loading it with PeftModel.from_pretrained")
-    model, outcome = _load(base, directory)
+    model, outcome = load_adapter(base, directory)
     return Prepared(directory, raw, base, model, outcome, found, error)
 
 
@@ -102,7 +102,7 @@ def quantization(base: Base) -> str | None:
     return str(getattr(name, "value", name))
 
 
-def _load(base: Base, directory: str) -> tuple[Any, Outcome]:
+def load_adapter(base: Base, directory: str) -> tuple[Any, Outcome]:
     try:
         config = peft.PeftConfig.from_pretrained(directory)
     except Exception as error:  # noqa: BLE001 -- a config that PEFT refuses is an outcome

@@ -4,7 +4,9 @@ A request is a line of standard input that holds one JSON object::
 
     {"adapter": DIR, "base": DIR or ID, "online": bool, "merge": bool, "forward": bool, "num_labels": int or null}
 
-With ``"task": "probe"`` only the adapter is loaded, and every update applied to fixed vectors (``probe.py``).
+With ``"task": "probe"`` only the adapter is loaded, and every update applied to fixed vectors (``probe.py``); with ``"merge"``
+the merged model is written (``merging.py``), and progress also says ``"done"`` and ``"of"`` in bytes; ``"combine"`` makes one
+adapter of several (``combine.py``).
 
 The answer is a line of JSON per event on what was standard output when the process started: ``{"progress": text, "fetching":
 bool}`` any number of times, then one ``{"result": {...}}``. Everything that libraries print goes to standard error. The process ends with its input.
@@ -21,7 +23,8 @@ from typing import Any
 
 from . import hub
 
-Progress = Callable[[str], None]
+Progress = Callable[..., None]
+"""called with a text, and with ``done`` and ``of`` in bytes where they are known"""
 
 
 def main() -> int:
@@ -37,10 +40,13 @@ def main() -> int:
             answers.write(json.dumps(event) + "\n")
             answers.flush()
 
+    def report(text: str, **counted: int) -> None:
+        send({"progress": text, "fetching": text.startswith(hub.FETCHING), **counted})
+
     for line in sys.stdin:
         request = json.loads(line)
         _prepare(online=bool(request.get("online")))
-        send({"result": serve(request, lambda text: send({"progress": text, "fetching": text.startswith(hub.FETCHING)}))})
+        send({"result": serve(request, report)})
     answers.close()
     # Some native libraries crash while the interpreter shuts down; the answer is already out.
     sys.stderr.flush()
@@ -66,6 +72,14 @@ def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         from .probe import probe
 
         return probe(request, progress)
+    if request.get("task") == "merge":
+        from .merging import merge
+
+        return merge(request, progress)
+    if request.get("task") == "combine":
+        from .combine import combine
+
+        return combine(request, progress)
     from .examine import examine
 
     return {**examine(request, progress), "base": request["base"]}

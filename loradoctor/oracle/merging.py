@@ -1,0 +1,221 @@
+"""The request to merge: prove that it can be done, write beside the target, audit, and leave the rest to who asked."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from . import layers as layer_check
+from . import merge as proof
+from .carry import carry
+from .journal import Busy, Journal
+from .stream_merge import Merging, Refused, ready
+from .units import bystanders_of
+
+SLACK = 64 * 2**20
+"""bytes that are left free"""
+PARTIAL = ".partial-"
+_EVERY = 0.2
+"""seconds between two reports of bytes"""
+
+Progress = Callable[..., None]
+
+
+def merge(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Write the merged model beside ``output``, in the directory that the answer calls ``directory``.
+
+    The request also has ``output``, and ``dtype`` and ``shard_size`` or null. The answer instead has ``refused``, a clause, or
+    ``evidence``, what :func:`examine.examine` would say of the modules that cannot be merged, or ``stopped`` with the clause that
+    stopped it half way, when ``directory`` is what the next run goes on from.
+    """
+    output = Path(request["output"])
+    with _scratch() as scratch:
+        try:
+            merging = ready(request, scratch, progress)
+        except Refused as why:
+            return {"refused": str(why)}
+        if evidence := _evidence(merging, progress):
+            return evidence
+        try:
+            return _written(request, merging, output, scratch, progress)
+        except Busy:
+            return {"stopped": "another run is writing this very merge", "directory": str(_partial(output, merging))}
+        except (OSError, Refused) as why:
+            return {"stopped": _clause(why), "directory": str(_partial(output, merging))}
+
+
+def _written(request: dict[str, Any], merging: Merging, output: Path, scratch: Path, progress: Progress) -> dict[str, Any]:
+    directory = _partial(output, merging)
+    started, plan = time.monotonic(), merging.plan
+    output.parent.mkdir(parents=True, exist_ok=True)
+    removed = _clear(output, directory)
+    if (lacking := _lacking(directory, plan.nbytes)) > 0:
+        return {"refused": f"`{output.parent}` has {_gigabytes(lacking)} less free space than the {_gigabytes(plan.nbytes)} that are written"}
+    journal = Journal(_journal(directory))
+    try:
+        if not directory.is_dir():
+            journal.forget()
+            directory.mkdir()
+        kept = sum(t.nbytes for n, t in enumerate(plan.tasks) if n in journal.done)
+        count = _Count(progress, plan.nbytes)
+        merging.write(directory, journal, count.advance, count.say)
+        count.say("writing the tokenizer and the configs")
+        carried = carry(Path(request["adapter"]), Path(request["base"]), directory)
+        _settle(scratch, directory)
+    finally:
+        journal.close()
+    return {
+        "directory": str(directory),
+        "bytes": plan.nbytes,
+        "kept": kept,
+        "removed": removed,
+        "seconds": time.monotonic() - started,
+        "tensors": sum(len(shard.outputs) for shard in merging.shards),
+        "merged": len(merging.prepared.adapted),
+        "replaced": len(merging.replaced),
+        "shards": len(plan.files),
+        "carried": carried,
+        "dtype": str(merging.model.config.dtype).removeprefix("torch."),
+    }
+
+
+def _partial(output: Path, merging: Merging) -> Path:
+    return output.with_name(f"{output.name}{PARTIAL}{merging.key}")
+
+
+def _journal(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.journal")
+
+
+def _clear(output: Path, directory: Path) -> list[str]:
+    """Remove what other plans for the same output have left behind; the names."""
+    removed = []
+    for other in sorted(output.parent.glob(f"{output.name}{PARTIAL}*")):
+        if other in (directory, _journal(directory)) or other.suffix == ".journal" or not other.is_dir():
+            continue
+        with contextlib.suppress(Busy):
+            journal = Journal(_journal(other), patience=0)
+            try:
+                shutil.rmtree(other, ignore_errors=True)
+                _journal(other).unlink(missing_ok=True)
+            finally:
+                journal.close()
+            removed.append(other.name)
+    return removed
+
+
+def _lacking(directory: Path, needed: int) -> int:
+    """Bytes that the file system of ``directory`` lacks for ``needed``, what is there already counted."""
+    there = sum(path.stat().st_blocks * 512 for path in directory.iterdir()) if directory.is_dir() and hasattr(os.stat_result, "st_blocks") else 0
+    return needed - there + SLACK - shutil.disk_usage(directory.parent).free
+
+
+def _settle(scratch: Path, directory: Path) -> None:
+    """Move what `save_pretrained` has written beside the weights into ``directory``, `config.json` last: without it nothing loads."""
+    for path in sorted(scratch.iterdir(), key=lambda p: p.name == "config.json"):
+        shutil.copyfile(path, directory / path.name)
+    for path in directory.rglob("*"):
+        if path.is_file():
+            _force(path)
+    _force(directory)
+
+
+def _force(path: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system lets a directory be forced
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="loradoctor-merge-"))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _clause(why: BaseException) -> str:
+    if isinstance(why, OSError):
+        if why.errno == errno.ENOSPC:
+            return "there is no space left on the disk"
+        return f"{(why.strerror or str(why)).lower()}" + (f": `{why.filename}`" if why.filename else "")
+    return str(why)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def _evidence(merging: Merging, progress: Progress) -> dict[str, Any] | None:
+    """What stands in the way of merging, as `examine` would tell it; None when nothing does."""
+    prepared, outcome = merging.prepared, merging.prepared.outcome
+    told = {
+        "class": prepared.base.class_name,
+        "modules": [name for name, _ in merging.model.named_modules() if name],
+        "loads": outcome.as_json(),
+        "quantization": None,
+    }
+    if outcome.missing or outcome.unexpected or outcome.mismatched:
+        return {**told, "evidence": True, "merge": []}
+    sample = copy.copy(prepared)
+    sample.__dict__["groups"] = list(_one_of_each(merging))
+    found = proof.examine(sample, progress)
+    stands = any(record["status"] not in ("equal", "not-run") or record.get("overflow") for record in found)
+    return {**told, "evidence": True, "merge": found} if stands else None
+
+
+def _one_of_each(merging: Merging) -> Iterator[list[str]]:
+    """Whether merging is right depends on kinds of layers, not on their values: one group of each kind."""
+    prepared, seen = merging.prepared, set()
+    for group in prepared.groups:
+        shared = bool(bystanders_of(group, prepared.adapted, prepared.users)) or len(group) > 1
+        kind = tuple(_kind(prepared.adapted[name]) for name in group)
+        if (kind, shared) not in seen:
+            seen.add((kind, shared))
+            yield group
+
+
+def _kind(layer: Any) -> tuple[Any, ...]:
+    base = layer_check.base_of(layer)
+    shapes = tuple((name, tuple(p.shape), str(p.dtype)) for name, p in base.named_parameters())
+    return type(base).__name__, tuple(type(module).__name__ for module in layer.modules()), shapes
+
+
+class _Count:
+    """Turns bytes into reports, a few a second, from whichever thread they come."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total = progress, total
+        self._done, self._text, self._last = 0, "writing", 0.0
+        self._turn = threading.Lock()
+
+    def advance(self, count: int) -> None:
+        """``count`` more bytes are dealt with."""
+        with self._turn:
+            self._done += count
+            self._report()
+
+    def say(self, text: str) -> None:
+        """What is being done now."""
+        with self._turn:
+            self._text = text
+            self._report()
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= _EVERY:
+            self._last = now
+            self._progress(self._text, done=min(self._done, self._total), of=self._total)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
-from loradoctor.lint.flow.facts import Model
+from loradoctor.lint.flow.facts import Config, Model
 from loradoctor.lint.flow.values import Derived
+from loradoctor.lint.libraries.peft import PROMPT_CONFIGS
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
 
@@ -51,19 +52,26 @@ def kbit_unprepared(module: Module) -> Iterator[Finding]:
 
     by_hand = any(True for _ in module.calls("enable_input_require_grads"))
     for site in module.calls("peft.get_peft_model"):
-        found = site.sometimes(unprepared)
+        found = site.sometimes(lambda a: unprepared(a) is not None and not _at_the_input(a)) or site.sometimes(unprepared)
         facts = unprepared(found) if found else None
         base = found.base(found.arg("model")) if found else None
         if found is None or facts is None or base is None or module.happened("prepared", base[0]) or not _trained(module, found):
             continue
+        flows = by_hand or _at_the_input(found)
         yield site.finding(
             f"a base quantized to {facts.quantized} is wrapped without `prepare_model_for_kbit_training`",
-            severity=Severity.INFO if by_hand else Severity.WARNING,
+            severity=Severity.INFO if flows else Severity.WARNING,
             related=module.related(facts.made, "loaded quantized here"),
             help="layer norms and head stay in half precision"
-            + ("" if by_hand else " and inputs carry no gradient")
+            + ("" if flows else " and inputs carry no gradient")
             + "; call `model = prepare_model_for_kbit_training(model)` before `get_peft_model`",
         )
+
+
+def _at_the_input(wrapping: Arrival) -> bool:
+    """Whether what is trained are virtual tokens: the gradient reaches them through whatever is frozen."""
+    config = wrapping.facts(wrapping.arg("peft_config"), Config)
+    return config is not None and config.cls in PROMPT_CONFIGS
 
 
 def _cast_by_hand(module: Module) -> bool:

@@ -44,6 +44,7 @@ def check(
     path: Paths,
     base: Path | None = "auto",
     *,
+    merged: Path | None = None,
     merge: bool = True,
     forward: bool = False,
     online: bool = False,
@@ -58,9 +59,10 @@ def check(
     """Examine an adapter checkpoint, or several, alone (``base=None``) or against their base model.
 
     ``base`` is ``"auto"`` (use it if it is found on this machine), a directory or an id of the Hub that must be had;
-    ``timeout`` is in seconds, ``targets`` are runtimes to judge for as well (``"vllm"``, …). The other arguments are those of
-    ``loradoctor check``. Raises
-    :class:`loradoctor.TargetError` when a target or a base that was insisted on cannot be had, and
+    ``merged`` is the directory of a merged model to hold against the two, ``timeout`` is in seconds, ``targets`` are runtimes
+    to judge for as well (``"vllm"``, …). The other arguments are those of ``loradoctor check``.
+
+    Raises :class:`loradoctor.TargetError` when a target, a merged model or a base that was insisted on cannot be had, and
     :class:`loradoctor.ConfigError` for settings that mean nothing.
     """
     from loradoctor.checkpoint.run import CheckOptions, check_many
@@ -74,6 +76,7 @@ def check(
         online=online,
         forward=forward,
         merge=merge,
+        merged=None if merged is None else os.fspath(merged),
         timeout=timeout,
         targets=settings.targets if targets is None else _targets(targets),
         settings=settings.overridden(ignore=ignore, fail_on=fail_on),

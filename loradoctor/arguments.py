@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from loradoctor import __version__
 from loradoctor.checkpoint.targets import NAMES as TARGETS
 from loradoctor.checkpoint.targets import UnknownTarget, known
+from loradoctor.merge import arguments as merging
 from loradoctor.repair import arguments as repairing
 from loradoctor.report import FORMATS
 
@@ -24,6 +25,7 @@ examples:
   loradoctor lint --fix train.py           and repair what can be repaired safely
   loradoctor check out/checkpoint-500      will this adapter load, act and merge as it should?
   loradoctor check --no-base adapters/*    the same from the files alone, in a tenth of a second each
+  loradoctor merge out/lora --output merged    merged into its base, proved, audited, in little memory
   loradoctor repair out/lora --output fixed    a corrected copy, with proof of what it kept
   loradoctor explain LD101                 why a finding matters and how to repair it
 
@@ -61,6 +63,7 @@ examples:
   loradoctor check outputs/my-lora
   loradoctor check --no-base outputs/my-lora           the files alone: fast, needs no torch
   loradoctor check --base ~/models/llama outputs/my-lora
+  loradoctor check out --base ~/models/llama --merged out-merged    is this what merging them gives?
   loradoctor check --python .venv/bin/python out       judge with that environment's PEFT
   loradoctor check -r --no-base runs                   every adapter below, with a table at the end
   loradoctor check --target vllm --target llama.cpp out     and will they serve it as it was trained?
@@ -108,6 +111,7 @@ def _command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _lint(_command(commands, "lint", "find PEFT bugs in Python files and notebooks", _LINT, _LINT_EXAMPLES))
     _check(_command(commands, "check", "examine adapter checkpoints", _CHECK, _CHECK_EXAMPLES))
+    merging.add(_command(commands, "merge", "merge adapters into their base, in little memory", merging.ABOUT, merging.EXAMPLES), _seconds)
     repairing.add(_command(commands, "repair", "write a corrected copy of an adapter", repairing.ABOUT, repairing.EXAMPLES), _seconds)
     explain = _command(commands, "explain", "why a rule exists and how to repair what it finds")
     explain.add_argument("rules", nargs="+", metavar="CODE|NAME", help="LD101 or adapter-on-adapter")
@@ -159,6 +163,7 @@ def _check(parser: argparse.ArgumentParser) -> None:
     deeper.add_argument(
         "--target", action="append", type=_target, metavar="RUNTIME", help=f"also: what would it refuse, or get wrong? {', '.join(TARGETS)}"
     )
+    deeper.add_argument("--merged", metavar="DIR", help="audit this merged copy: is every tensor of it base plus update, or the base's?")
     deeper.add_argument("--no-merge", dest="merge", action="store_false", help="do not compute merges")
     deeper.add_argument("--forward", action="store_true", help="also run the whole model, merged and not (informational)")
     deeper.add_argument("--online", action="store_true", help="allow downloads from the Hugging Face Hub")

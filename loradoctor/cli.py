@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loradoctor.checkpoint.run import CheckOptions
 
 CLEAN, FOUND, FAILED = 0, 1, 2
+INTERRUPTED = 130
 
 
 class UsageError(ValueError):
@@ -106,9 +107,12 @@ def _check(options: Namespace) -> int:
         merge=options.merge,
         timeout=options.timeout,
         targets=tuple(dict.fromkeys(options.target)) if options.target else settings.targets,
+        merged=options.merged,
         settings=settings,
     )
     try:
+        if options.recursive and options.merged:
+            raise UsageError("`--merged` is the merged copy of one adapter and cannot be combined with `-r`")
         if options.recursive or options.format == "jsonl":
             return _check_each(options, settings, wanted)
         if options.jobs is not None:
@@ -209,6 +213,40 @@ def _repair(options: Namespace) -> int:
     return FOUND if any(one.failed for one in outcomes) else CLEAN
 
 
+def _merge(options: Namespace) -> int:
+    import json
+
+    from loradoctor.checkpoint.layout import TargetError
+    from loradoctor.merge.outcome import MERGED, STOPPED, as_json, as_text
+    from loradoctor.merge.progress import bar
+    from loradoctor.merge.run import Interrupted, MergeOptions, merge
+
+    several = len(options.adapters) > 1
+    if options.combination and not several:
+        raise UsageError("`--combination` needs several adapters")
+    settings = load(".", None, isolated=False)
+    names = ("output", "base", "density", "svd_rank", "dtype", "shard_size", "force", "python", "online", "timeout")
+    chosen = {"weights": options.weights or (), "combination": options.combination or "cat", "seed": options.seed or 0}
+    chosen["majority_sign"] = options.majority_sign or "total"
+    wanted = MergeOptions(**{name: getattr(options, name) for name in names}, **chosen, settings=settings)
+    try:
+        with bar(moving=wants_motion(sys.stderr.isatty(), os.environ)) as watch:
+            outcome = merge(options.adapters, wanted, watch)
+    except TargetError as error:
+        return fail(str(error))
+    except Interrupted as error:
+        print(f"loradoctor: {printable(str(error))}", file=sys.stderr)
+        return INTERRUPTED
+    if options.format == "json":
+        print(json.dumps(as_json(outcome), indent=2))
+    else:
+        if outcome.report.diagnostics:
+            colour = wants_colour(sys.stdout.isatty(), os.environ)
+            print(Text(Severity.ERROR, Palette(enabled=colour)).render(outcome.report))
+        print(as_text(outcome), end="")
+    return CLEAN if outcome.status == MERGED else FAILED if outcome.status == STOPPED else FOUND
+
+
 def _explain(options: Namespace) -> int:
     from loradoctor.registry import UnknownRule, find
     from loradoctor.report.catalogue import page
@@ -294,4 +332,4 @@ def _write(options: Namespace, text: str) -> None:
         raise UsageError(f"cannot write {options.output}: {error.strerror or error}") from None
 
 
-_COMMANDS: dict[str, Callable[[Namespace], int]] = {"lint": _lint, "check": _check, "repair": _repair, "explain": _explain, "rules": _rules}
+_COMMANDS: dict[str, Callable[[Namespace], int]] = {"lint": _lint, "check": _check, "merge": _merge, "repair": _repair, "explain": _explain, "rules": _rules}

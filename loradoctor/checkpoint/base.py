@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loradoctor.checkpoint.base_lookup import find
@@ -11,6 +12,7 @@ from loradoctor.checkpoint.evidence import LOADERS, Evidence, Loader, LoadOutcom
 from loradoctor.checkpoint.layout import TargetError
 from loradoctor.checkpoint.plain import is_embedding
 from loradoctor.diagnostic import Check, Severity
+from loradoctor.merge import audit as audits
 from loradoctor.merge.summary import NAME as MERGE
 from loradoctor.merge.summary import summarise
 from loradoctor.oracle.client import BadInterpreter, BaseUnavailable, TorchSideMissing, ask
@@ -37,10 +39,12 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
     Raises :class:`TargetError` when the user insists on a base or an interpreter that cannot be had, and
     :class:`~loradoctor.oracle.client.TorchSideFailed` when the child process did not answer.
     """
-    insisted = options.base != "auto"
+    insisted = options.base != "auto" or bool(options.merged)
     found, reason = find(checkpoint, options)
     named = _named(checkpoint)
     obstacle = reason or _unloadable(checkpoint)
+    if reason and options.merged:
+        raise TargetError(f"`--merged` needs the base model: {reason}")
     if obstacle:
         return Evidence(base=found, checks=_not_run(checkpoint, options, obstacle), named=named)
     wanted = options.merge and not _vacuous(checkpoint)
@@ -50,6 +54,7 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
         "base": found,
         "online": options.online,
         "merge": wanted,
+        "merged": str(Path(options.merged).absolute()) if options.merged else None,
         "forward": options.forward,
         "num_labels": labels(checkpoint),
         "modules": list(dict.fromkeys(k.module for k in checkpoint.keys if k.role and k.module))[:_ENOUGH],
@@ -64,9 +69,10 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
         return Evidence(checks=_not_run(checkpoint, options, f"the base `{found}` cannot be had: {error}"), named=named)
     except TorchSideMissing as error:
         if insisted:
-            raise TargetError(f"`--base {options.base}` needs the torch side, but {error}") from error
+            asked = "--merged" if options.merged else f"--base {options.base}"
+            raise TargetError(f"`{asked}` needs the torch side, but {error}") from error
         return Evidence(base=found, checks=_not_run(checkpoint, options, str(error)), named=named)
-    return _evidence(checkpoint, options, str(answer.get("base", found)), answer, named)
+    return evidence(checkpoint, options, str(answer.get("base", found)), answer, named)
 
 
 def _unloadable(checkpoint: Checkpoint) -> str:
@@ -107,6 +113,8 @@ def labels(checkpoint: Checkpoint) -> int | None:
 
 def _not_run(checkpoint: Checkpoint, options: CheckOptions, reason: str) -> tuple[Check, ...]:
     checks = [Check(checkpoint.path, LOADS, "not-run", reason), _merge_not_run(checkpoint, options, reason)]
+    if options.merged:
+        checks.append(Check(checkpoint.path, audits.NAME, "not-run", reason))
     if options.forward:
         checks.append(Check(checkpoint.path, FORWARD, "not-run", reason))
     return tuple(checks)
@@ -118,7 +126,7 @@ def _merge_not_run(checkpoint: Checkpoint, options: CheckOptions, reason: str) -
     return Check(checkpoint.path, MERGE, "not-run", reason if options.merge else "`--no-merge`")
 
 
-def _evidence(
+def evidence(
     checkpoint: Checkpoint, options: CheckOptions, base: str, answer: Mapping[str, Any], named: Mapping[str, str]
 ) -> Evidence:
     versions = answer.get("versions", {})
@@ -128,6 +136,10 @@ def _evidence(
     loads = _outcome(answer)
     merge = tuple(ModuleMerge(**{**m, "shared_with": tuple(m["shared_with"])}) for m in answer.get("merge", ()))
     checks = [_loads_check(checkpoint, loads), _merge_check(checkpoint, options, loads, merge, answer)]
+    audit = None
+    if options.merged:
+        audit = audits.read(answer["audit"], options.merged, broken=_misread(checkpoint, loads, answer), effectless=checkpoint.effectless or "")
+        checks.append(audits.summarise(checkpoint.path, audit))
     if options.forward:
         checks.append(_forward_check(checkpoint, answer))
     return Evidence(
@@ -141,6 +153,7 @@ def _evidence(
         unmergeable=str(answer.get("unmergeable", "")),
         vocabulary=answer.get("vocabulary"),
         replaced=_replaced(checkpoint, answer),
+        audit=audit,
     )
 
 
@@ -183,21 +196,28 @@ def _merge_check(
     merge: tuple[ModuleMerge, ...],
     answer: Mapping[str, Any],
 ) -> Check:
-    if broken := _vacuous(checkpoint):
+    if broken := _vacuous(checkpoint) or _misread(checkpoint, loads, answer):
         return Check(checkpoint.path, MERGE, "vacuous", broken)
-    if loads.status == "raises":
-        return Check(checkpoint.path, MERGE, "vacuous", "PEFT does not load the adapter onto this base")
-    if loads.missing:
-        return Check(checkpoint.path, MERGE, "vacuous", f"{len(loads.missing)} tensors that PEFT needs are not in the file")
-    if loads.unexpected:
-        return Check(checkpoint.path, MERGE, "vacuous", f"{len(loads.unexpected)} tensors of the file match nothing on this base")
-    if _replaced(checkpoint, answer):
-        return Check(checkpoint.path, MERGE, "vacuous", "the adapter was trained on another base, whose embeddings it brings along")
     if not options.merge:
         return Check(checkpoint.path, MERGE, "not-run", "`--no-merge`")
     if reason := answer.get("unmergeable") or answer.get("merge_error"):
         return Check(checkpoint.path, MERGE, "not-run", str(reason))
     return summarise(checkpoint.path, merge)
+
+
+def _misread(checkpoint: Checkpoint, loads: LoadOutcome, answer: Mapping[str, Any]) -> str:
+    """Why the model that PEFT makes of base and adapter is not the one that was trained, ``""`` when it is."""
+    if checkpoint.structurally_broken:
+        return checkpoint.structurally_broken
+    if loads.status == "raises":
+        return "PEFT does not load the adapter onto this base"
+    if loads.missing:
+        return f"{len(loads.missing)} tensors that PEFT needs are not in the file"
+    if loads.unexpected:
+        return f"{len(loads.unexpected)} tensors of the file match nothing on this base"
+    if _replaced(checkpoint, answer):
+        return "the adapter was trained on another base, whose embeddings it brings along"
+    return ""
 
 
 def _forward_check(checkpoint: Checkpoint, answer: Mapping[str, Any]) -> Check:

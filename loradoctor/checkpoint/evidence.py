@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from loradoctor.diagnostic import Check
+
+if TYPE_CHECKING:
+    from loradoctor.merge.audit import Audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class ModuleMerge:
     the output in float64 and must stay within ``bound``. ``effect`` is the norm of the update over that of the weight,
     ``update`` the norm itself,
     ``lost`` the share of the update that storing the merged weight in ``dtype`` loses, ``rounding`` the worst storage error over
-    what rounding may cost, ``overflow`` how many elements became infinite.
+    what rounding may cost, ``largest`` the largest magnitude of a merged weight, ``overflow`` how many elements became infinite.
     """
 
     module: str
@@ -90,6 +94,7 @@ class ModuleMerge:
     update: float | None = None
     lost: float | None = None
     rounding: float | None = None
+    largest: float | None = None
     overflow: int = 0
     shared_with: tuple[str, ...] = ()
 
@@ -101,7 +106,7 @@ class Evidence:
     ``named`` maps the codes of errors that the files alone already gave to their messages: one cause is reported once.
     ``loaders`` are all ways of loading, the first of them in detail in ``loads``. ``unmergeable`` is why the method as a whole has
     nothing to merge. ``vocabulary`` is how many tokens the base embeds, ``replaced`` are the keys of base weights saved with an
-    adapted embedding that are not what this base has there.
+    adapted embedding that are not what this base has there. ``audit`` is what was found in the merged model, when one was named.
     """
 
     base: str | None = None
@@ -114,3 +119,4 @@ class Evidence:
     unmergeable: str = ""
     vocabulary: int | None = None
     replaced: tuple[str, ...] = ()
+    audit: Audit | None = None

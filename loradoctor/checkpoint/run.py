@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from loradoctor import engine
 from loradoctor.checkpoint import checks
@@ -27,7 +28,8 @@ __all__ = ["CheckOptions", "TargetError", "check", "check_many", "check_place"]
 class CheckOptions:
     """How deep to look. ``base`` is ``auto``, ``none``, a directory or a hub id; ``timeout`` is in seconds per adapter.
 
-    ``targets`` are the runtimes the adapters are meant for, as in :data:`loradoctor.checkpoint.targets.NAMES`.
+    ``targets`` are the runtimes the adapters are meant for, as in :data:`loradoctor.checkpoint.targets.NAMES`. ``merged`` is the
+    directory of a merged model to hold against the adapter and its base.
     """
 
     base: str = "auto"
@@ -37,6 +39,7 @@ class CheckOptions:
     merge: bool = True
     timeout: float = 600
     targets: tuple[str, ...] = ()
+    merged: str | None = None
     settings: Settings = field(default_factory=Settings)
 
 
@@ -49,7 +52,21 @@ def check_many(targets: Sequence[str], options: CheckOptions | None = None) -> R
     """Check several targets; a directory that is meant twice is checked once. Raises :class:`TargetError`."""
     options = options or CheckOptions()
     found = places(targets, online=options.online)
+    _mergeable(found, options)
     return Report.join(check_place(place, options) for place in found)
+
+
+def _mergeable(found: Sequence[Place], options: CheckOptions) -> None:
+    """Raise :class:`TargetError` when ``merged`` makes no sense with the rest."""
+    if options.merged is None:
+        return
+    if options.base == "none":
+        raise TargetError("`--merged` needs the base model: it cannot be combined with `--no-base`")
+    if len(found) > 1:
+        raise TargetError(f"`--merged` is the merged copy of one adapter, and {len(found)} were named")
+    if not Path(options.merged).is_dir():
+        what = "is not a directory" if Path(options.merged).exists() else "does not exist"
+        raise TargetError(f"the merged model `{options.merged}` {what}")
 
 
 def check_place(place: Place, options: CheckOptions) -> Report:
@@ -121,7 +138,8 @@ def _examine(checkpoint: Checkpoint, options: CheckOptions) -> tuple[Checkpoint,
         failed_there = type(error).__name__ == "TorchSideFailed"
         reason = f"the torch side {said}" if failed_there else f"the torch side failed with {type(error).__name__}: {said}"
         finding = Finding(reason, Location(checkpoint.path), help="the files themselves were checked; the fit to the base model was not")
-        skipped = tuple(Check(checkpoint.path, name, "not-run", reason) for name in ("loads", "merge-equivalence"))
+        names = ("loads", "merge-equivalence", *(("merged-copy",) if options.merged else ()))
+        skipped = tuple(Check(checkpoint.path, name, "not-run", reason) for name in names)
         failed = engine.stamp(check_did_not_complete, finding, checkpoint.path)
         return checkpoint.with_evidence(Evidence(checks=skipped)), [failed]
     return checkpoint.with_evidence(evidence), []

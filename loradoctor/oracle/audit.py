@@ -21,12 +21,13 @@ from . import merged as merging
 from . import update as updates
 from .cause import Fault, Module
 from .compare import Sums, measure
-from .isolated import FROM_ALL_LAYERS, peft_type, reads_base_weights
+from .isolated import reads_base_weights
 from .load import ADAPTER, FROM_FILE
 from .prepared import Prepared
 from .sides import Names, Side, side
 from .units import NoWeight, plain
 from .untouched import Kept, compare
+from .weights import WeightsError
 
 Progress = Callable[[str], None]
 
@@ -68,6 +69,14 @@ def audit(prepared: Prepared, merged_directory: str | Path, progress: Progress) 
         return _failed([Fault(found.cause, [], detail={"reason": found.reason})], found)
     if reason := _obstacle(prepared):
         return {"status": "not-run", "reason": reason, "faults": []}
+    try:
+        return _audit(prepared, found, progress)
+    except WeightsError as error:
+        return {"status": "not-run", "reason": str(error), "faults": []}
+
+
+def _audit(prepared: Prepared, found: directories.Merged, progress: Progress) -> dict[str, Any]:
+    prepared.weights.obtain_all()
     names = Names.of(prepared)
     ours, theirs = side(prepared.weights, names), side(found.weights, names)
     tally = _Tally()
@@ -90,11 +99,8 @@ def _obstacle(prepared: Prepared) -> str:
         return prepared.weights_error
     if prepared.model is None:
         return "PEFT does not load the adapter onto this base"
-    config = prepared.model.peft_config[ADAPTER]
-    if config.is_prompt_learning:
+    if prepared.model.peft_config[ADAPTER].is_prompt_learning:
         return "prompt learning adds inputs, not weights: there is nothing to merge"
-    if peft_type(config) in FROM_ALL_LAYERS:
-        return f"{peft_type(config)} decomposes the weights of all layers together; its merge cannot be computed one module at a time"
     return ""
 
 

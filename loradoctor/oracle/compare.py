@@ -210,7 +210,7 @@ def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
         one, other = one.contiguous(), other.contiguous()
     size = one.numel() * one.element_size()
     if _memcmp is None:
-        return torch.equal(one.view(-1).view(torch.uint8), other.view(-1).view(torch.uint8))
+        return bool(torch.equal(one.view(-1).view(torch.uint8), other.view(-1).view(torch.uint8)))
     return size == 0 or bool(_memcmp(one.data_ptr(), other.data_ptr(), size) == 0)
 
 

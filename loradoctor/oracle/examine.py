@@ -14,6 +14,7 @@ import transformers
 
 from . import loaders
 from . import merge as merging
+from .audit import audit
 from .base import Base, Unbuildable
 from .isolated import defer_init
 from .load import ADAPTER, FROM_FILE, Outcome, stored
@@ -47,12 +48,15 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     result["quantization"] = quantization(base)
     result["vocabulary"] = _vocabulary(base.model)
     wanted = bool(request.get("merge"))
-    prepared = prepare(request, base, weights=wanted, progress=progress)
+    copy = request.get("merged")
+    prepared = prepare(request, base, weights=wanted or bool(copy), progress=progress)
     outcome, directory = prepared.outcome, prepared.directory
     result["loads"] = outcome.as_json()
     result["replaced"] = _replaced(prepared) if prepared.model is not None else []
     if wanted:
         result.update(_merge(prepared, progress))
+    if copy:
+        result["audit"] = audit(prepared, copy, progress)
     if request.get("forward") and prepared.model is not None:
         result.update(_forward(request, base, directory, progress))
     del prepared

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import mmap
+import platform
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 
@@ -15,6 +18,8 @@ SAFE_PICKLES = (2, 6)
 """The torch from which on `weights_only=True` keeps its word: until then a legacy archive ran code all the same (CVE-2025-32434)."""
 _ZIP = b"PK\x03\x04"
 _LFS = b"version https://git-lfs"
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if platform.machine() in ("x86_64", "aarch64") else 0)
+"""Python has the name since 3.13; the number is Linux's on these machines"""
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64", "BOOL": "bool",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
@@ -22,6 +27,7 @@ _DTYPES = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 """a safetensors dtype → torch's name for it (safetensors/torch.py)"""
+_RESTRICTED = re.compile(r"WeightsUnpickler error:\s*(.+)")
 _GLOBAL = re.compile(r"(?:GLOBAL|global) `?([\w.]+)")
 
 
@@ -77,38 +83,61 @@ def opened(path: Path) -> TensorFile:
 
 
 class _Safetensors:
+    """The library checks the header, the mapping is our own.
+
+    Its own (`torch.UntypedStorage.from_file`) counts as memory in use: a file larger than memory and swap together cannot be opened.
+    """
+
     def __init__(self, path: Path) -> None:
         from safetensors import safe_open
 
+        def check() -> None:
+            with safe_open(str(path), framework="np"):
+                pass
+
         self._path = path
-        self._file: Any = _guarded(path, lambda: safe_open(str(path), framework="pt", device="cpu"))
-        self._names = dict.fromkeys(self._file.keys())
+        _guarded(path, check)
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            self._entries: dict[str, Any] = json.loads(file.read(length))
+            self._map = _mapped(file)
+        self._entries.pop("__metadata__", None)
+        self._start = 8 + length
 
     def names(self) -> tuple[str, ...]:
-        return tuple(self._names)
+        return tuple(self._entries)
 
     def info(self, name: str) -> Stored:
-        part = self._slice(name)
-        dtype = getattr(torch, _DTYPES.get(part.get_dtype(), ""), None)
+        entry = self._entries.get(name)
+        if entry is None:
+            raise WeightsError(f"`{self._path.name}` has no tensor `{name}`")
+        dtype = getattr(torch, _DTYPES.get(entry["dtype"], ""), None)
         if not isinstance(dtype, torch.dtype):
-            raise WeightsError(f"`{name}` in `{self._path.name}` has the dtype {part.get_dtype()}, which this torch does not have")
-        return Stored(dtype, torch.Size(part.get_shape()))
+            raise WeightsError(f"`{name}` in `{self._path.name}` has the dtype {entry['dtype']}, which this torch does not have")
+        return Stored(dtype, torch.Size(entry["shape"]))
 
     def read(self, name: str) -> torch.Tensor:
-        self._must_have(name)
-        return torch.as_tensor(_guarded(self._path, lambda: self._file.get_tensor(name)))
+        stored = self.info(name)
+        return self._tensor(name, stored, stored.shape, 0)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        part = self._slice(name)
-        return torch.as_tensor(_guarded(self._path, lambda: part[start:stop]))
+        stored = self.info(name)
+        start, stop, _ = slice(start, stop).indices(stored.shape[0])
+        shape = torch.Size((max(0, stop - start), *stored.shape[1:]))
+        return self._tensor(name, stored, shape, start * (stored.nbytes // max(1, stored.shape[0])))
 
-    def _slice(self, name: str) -> Any:
-        self._must_have(name)
-        return _guarded(self._path, lambda: self._file.get_slice(name))
-
-    def _must_have(self, name: str) -> None:
-        if name not in self._names:
-            raise WeightsError(f"`{self._path.name}` has no tensor `{name}`")
+    def _tensor(self, name: str, stored: Stored, shape: torch.Size, skip: int) -> torch.Tensor:
+        if not (count := math.prod(shape)):
+            return torch.empty(shape, dtype=stored.dtype)
+        offset = self._start + self._entries[name]["data_offsets"][0] + skip
+        if self._map is not None:
+            return torch.frombuffer(self._map, dtype=stored.dtype, count=count, offset=offset).view(shape)
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            data = bytearray(file.read(count * stored.dtype.itemsize))
+        if len(data) < count * stored.dtype.itemsize:
+            raise WeightsError(f"`{self._path.name}` ends before `{name}` does")
+        return torch.frombuffer(data, dtype=stored.dtype).view(shape)
 
 
 class _Pickle:
@@ -141,6 +170,16 @@ class _Pickle:
         return self.read(name)[start:stop]
 
 
+def _mapped(file: IO[bytes]) -> mmap.mmap | None:
+    """All of ``file``, copied on write without memory set aside for it; None where that is refused, as by some network file systems."""
+    try:
+        if platform.system() == "Linux":
+            return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | _NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError):
+        return None
+
+
 def _unpickled(path: Path) -> Any:
     with path.open("rb") as file:
         mapped = file.read(len(_ZIP)) == _ZIP
@@ -164,5 +203,10 @@ def _why(path: Path, error: Exception) -> str:
     text = str(error).strip()
     if asked := _GLOBAL.search(text):
         return f"`{path.name}` asks for `{asked[1]}` when it is unpickled, which no weights need; it was not loaded"
-    first = text.splitlines()[0] if text else "no reason given"
+    if "weights_only" in text:
+        said = f" (`{match[1].strip()[:80]}`)" if (match := _RESTRICTED.search(text)) else ""
+        return f"`{path.name}` is nothing that torch reads without running code{said}; it was not loaded"
+    if "unable to mmap" in text:
+        return f"`{path.name}` is larger than this machine's memory, and a pickle cannot be read in parts; safetensors can"
+    first = text.splitlines()[0].split(". ")[0] if text else "no reason given"
     return f"`{path.name}` cannot be read: {type(error).__name__}: {first}"

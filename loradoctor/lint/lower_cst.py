@@ -5,7 +5,9 @@ The only module that knows libcst. It lowers a text to the same program as :mod:
 
 from __future__ import annotations
 
+import ast
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ def parse(text: str) -> Tree:
     try:
         return Tree(cst.parse_module(text))
     except cst.ParserSyntaxError as error:
-        raise ParseError("invalid syntax", error.editor_line, error.editor_column) from None
+        raise _refused(text, error) from None
     except cst.CSTValidationError:  # it misses a space that Python can do without
         spot = _RUN_TOGETHER.search(text)
         before = text[: spot.start() if spot else 0]
@@ -32,6 +34,21 @@ def parse(text: str) -> Tree:
     except UnicodeEncodeError as error:  # lone surrogates cannot be handed to the native parser
         line = text.count("\n", 0, error.start) + 1
         raise ParseError("the text holds a character that is not valid Unicode", line, 1) from None
+
+
+def _refused(text: str, error: cst.ParserSyntaxError) -> ParseError:
+    """What is wrong: where a text cannot be cut into tokens libcst tells no place, and CPython does."""
+    if (error.editor_line, error.editor_column) == (1, 1):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ast.parse(text)
+        except SyntaxError as told:
+            reason = told.msg.partition(". ")[0]
+            return ParseError(reason[:1].lower() + reason[1:], told.lineno or 1, max(told.offset or 1, 1))
+        except (ValueError, RecursionError, MemoryError):
+            pass
+    return ParseError("invalid syntax", error.editor_line, error.editor_column)
 
 
 _RUN_TOGETHER = re.compile(r"\b(?:and|assert|else|if|in|is|not|or|return|yield)(?=\.\d|\*)")

@@ -89,6 +89,25 @@ def test_a_space_that_only_one_parser_misses_hides_nothing() -> None:
     assert (told.value.line, text.splitlines()[2][told.value.column - 1 :]) == (3, "or.5)")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("y = 'a", "unterminated string"),
+        ("if y:\n    a\n  b", "unindent"),
+        ("y = 08", "leading zeros"),
+        ("y = \u2500", "invalid character"),
+        ('y = """\na', "unterminated triple-quoted string"),
+        ("if y:\n\ta\n        b", "inconsistent use of tabs"),
+    ],
+)
+def test_what_cannot_be_cut_into_tokens_is_told_with_its_line_and_reason(wrong: str, words: str) -> None:
+    (found,) = look(f"import peft\n\n{wrong}\n")
+    assert found.code == "LD001"
+    assert words in found.message
+    assert found.location.span
+    assert found.location.span.line >= 3
+
+
 def test_what_only_the_analysis_finds_too_deep_is_told_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def recurse(_: object) -> object:
         raise RecursionError

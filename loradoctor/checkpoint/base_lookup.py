@@ -26,10 +26,14 @@ def find(checkpoint: Checkpoint, options: CheckOptions) -> tuple[str | None, str
 
     None and the reason when there is none. Raises :class:`TargetError` when the user insists on one that cannot be had.
     """
+    insisted = options.base != "auto"
     try:
-        return _insisted(checkpoint, options) if options.base != "auto" else _named(checkpoint, online=options.online)
+        return _insisted(checkpoint, options) if insisted else _named(checkpoint, online=options.online)
     except OSError as error:
-        raise TargetError(f"the base `{options.base}` cannot be read: {(error.strerror or str(error)).lower()}") from error
+        reason = (error.strerror or str(error)).lower()
+        if insisted:
+            raise TargetError(f"the base `{options.base}` cannot be read: {reason}") from error
+        return None, f"the base that the config names cannot be read: {reason}"
 
 
 def _insisted(checkpoint: Checkpoint, options: CheckOptions) -> tuple[str, str]:

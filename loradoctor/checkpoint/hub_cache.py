@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 MAIN = "main"
-_REVISION = re.compile(r"[\w.][\w./-]*")
+_REVISION = re.compile(r"[\w.][\w./-]{,199}")
 
 
 def hub_cache() -> Path:

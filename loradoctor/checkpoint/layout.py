@@ -15,7 +15,7 @@ _DEPTH = 5
 """How far below an argument adapters are looked for: output/run/checkpoint-N/name is four."""
 _MARKERS = (adapter_config.NAME, *weights.NAMES)
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.][\w./-]*)?")
+_HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w.][\w./-]{,199})?")
 _SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__", ".cache"})
 
 

@@ -20,7 +20,7 @@ from .instead import instead
 
 Progress = Callable[[str], None]
 
-REFERENCE = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w.][\w./-]*))?")
+REFERENCE = re.compile(r"(?P<name>[\w.-]{1,96}(?:/[\w.-]{1,96})?)(?:@(?P<revision>[\w.][\w./-]{,199}))?")
 """`name` or `org/name`, with `@revision` where it is not `main`"""
 FETCHING = "fetching "
 """how the progress of a download begins, which whoever keeps the time need not count"""

@@ -170,6 +170,8 @@ def phantom(model: nn.Module) -> nn.Module:
             if id(parameter) not in stand_ins:
                 stand_ins[id(parameter)] = nn.Parameter(hollow(parameter.shape, parameter.dtype), requires_grad=False)
             module.register_parameter(name, stand_ins[id(parameter)])
+    # PEFT replaces some parameters for good; kept alive, their identity is nobody else's.
+    model.__dict__["_loradoctor_stand_ins"] = tuple(stand_ins.values())
     model.eval()
     return model
 

@@ -12,9 +12,9 @@ from . import layers as layer_check
 from .load import ADAPTER
 
 # Their adapters hold a part; the rest is an SVD of the weight, made anew at every load.
-FROM_BASE = frozenset({"ADAMSS", "OSF", "PSOFT"})
+FROM_BASE = frozenset({"ADAMSS", "FROD", "OSF", "PSOFT"})
 
-# One decomposition over all layers of a kind: it needs their weights all at once.
+# One decomposition over all layers of a kind, unless the file has its result: see needs_all_layers().
 FROM_ALL_LAYERS = frozenset({"FROD"})
 
 # LoRA initialisations that change the base weight when the layer is created (peft/tuners/lora/layer.py: *_init).
@@ -41,6 +41,15 @@ def reads_base_weights(config: Any) -> bool:
     return peft_type(config) in FROM_BASE or deferred or getattr(config, "kasa_config", None) is not None
 
 
+def needs_all_layers(config: Any) -> str:
+    """Why no layer of this adapter can be had without the weights of the others, as one clause; empty when each can."""
+    # FRoD solves for one basis over all layers of a kind. A file that has the basis spares that: a layer's part is then a linear
+    # system of its own.
+    if peft_type(config) in FROM_ALL_LAYERS and not config.save_projection:
+        return "FRoD decomposes the weights of all layers of a kind together, and the file lacks the result (`save_projection=False`)"
+    return ""
+
+
 def defer_init(config: Any) -> None:
     """Make creation on a phantom base cheap; the initialisation that reads the base is kept for :func:`rebuild`."""
     init = getattr(config, "init_lora_weights", None)
@@ -60,6 +69,8 @@ def rebuild(name: str, layer: nn.Module, config: Any, tensors: dict[str, torch.T
     """
     import peft
 
+    if peft_type(config) in FROM_ALL_LAYERS:
+        return _on_saved_basis(name, layer)
     module = name.removeprefix("base_model.model.")
     root = nn.Module()
     parent = root
@@ -82,3 +93,15 @@ def rebuild(name: str, layer: nn.Module, config: Any, tensors: dict[str, torch.T
     )
     model.eval()
     return model.get_submodule(name)
+
+
+def _on_saved_basis(name: str, layer: nn.Module) -> nn.Module:
+    # As FrodLayer.update_layer, with the basis that the file holds instead of one decomposed anew from all layers.
+    made: Any = layer_check.copies({name: layer}, None)[name]
+    weight = made.get_base_layer().weight.data
+    weight = weight.T if made.fan_in_fan_out else weight
+    for adapter, basis in made.frod_V.items():
+        left, _ = made._calculate_frod_u_and_lambda(basis.to(weight.dtype), weight)  # noqa: SLF001 -- there is no other way in
+        made.frod_U[adapter] = left.to(weight.dtype)
+    assert isinstance(made, nn.Module)  # noqa: S101 -- a copy of one
+    return made

@@ -8,12 +8,19 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+
+from . import experts
+from .inputs import CannotProbe, probe
+from .parts import Copy, Cut, cut, token_ids
+from .tally import Tally, half_ulp
+
+__all__ = ["CannotProbe", "Merge", "base_of", "base_parameters", "copies", "examine", "half_ulp", "merges", "method", "probe", "unloaded"]
 
 ALGEBRA = 1e-12
 """relative difference of outputs in float64 that rounding can explain; a real disagreement is many orders above"""
@@ -24,13 +31,19 @@ SINGLE = 2e-5
 # Found by running every method in float64 under peft 0.17.1 and 0.21.2: these cast inside, the others differ by 1e-15.
 SINGLE_PRECISION = frozenset({"ADAMSS", "C3A", "DEFT"})
 
-CHUNK = 2**18
-"""elements compared at a time: no temporary is as large as a layer, and 2 MB of float64 stay in the cache"""
+# peft/tuners/frod/layer.py, get_delta_weight: three products in the dtype of the base.
+COARSE = frozenset({"FROD"})
+
+REFUSALS = (NotImplementedError, RuntimeError, ValueError, AttributeError, TypeError)
+"""what PEFT raises for a layer that it does not merge"""
 
 
 @dataclass
 class Merge:
-    """One module. ``difference`` is relative to the output, ``effect`` and ``lost`` are norms relative to weight and update."""
+    """One module. ``difference`` is relative to the output, ``effect`` and ``lost`` are norms relative to weight and update.
+
+    ``largest`` is the largest magnitude of a merged weight.
+    """
 
     module: str
     status: str
@@ -42,6 +55,7 @@ class Merge:
     update: float | None = None
     lost: float | None = None
     rounding: float | None = None
+    largest: float | None = None
     overflow: int = 0
     shared_with: tuple[str, ...] = ()
 
@@ -50,72 +64,141 @@ class Merge:
         return asdict(self)
 
 
-class CannotProbe(Exception):
-    """There is no input that this kind of layer takes alone; the message says which kind."""
+@dataclass
+class Outputs:
+    """How far outputs of the merged layer are from those of the layer with its adapter, over all that were compared."""
+
+    apart: float = 0.0
+    scale: float = 0.0
+
+    def compare(self, unmerged: torch.Tensor, merged: torch.Tensor) -> None:
+        """Count two outputs for the same inputs."""
+        if unmerged.numel():
+            self.apart = _larger(self.apart, float((merged - unmerged).abs().max()))
+            self.scale = _larger(self.scale, float(unmerged.abs().max()))
+
+    def judge(self, result: Merge, peft_type: str) -> None:
+        """Write the verdict into ``result``."""
+        result.difference = self.apart / self.scale if self.scale else self.apart
+        result.bound = SINGLE if peft_type in SINGLE_PRECISION else ALGEBRA
+        if not math.isfinite(result.difference):
+            result.status, result.difference = "not-finite", None
+        elif result.difference > result.bound:
+            result.status = "different"
 
 
-def examine(layers: Mapping[str, nn.Module], bystanders: Sequence[str] = ()) -> list[Merge]:
+def examine(layers: Mapping[str, nn.Module], bystanders: Sequence[str] = (), device: torch.device | str = "cpu") -> list[Merge]:
     """Compare merged with unmerged for layers that share weights (usually a single layer).
 
-    ``layers`` are PEFT layers by name, on the CPU with their weights; they are copied, never changed. ``bystanders`` are modules
-    without an adapter that use the same weight: merging changes them too.
+    ``layers`` are PEFT layers by name, with their weights; they are copied to ``device``, in parts where the method allows, and
+    never changed. ``bystanders`` are modules without an adapter that use the same weight: merging changes them too.
     """
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            probes = {name: probe(layer) for name, layer in layers.items()}
+            results = list(_examine(layers, device))
         except CannotProbe as reason:
             return [Merge(name, "not-run", str(reason)) for name in layers]
-        exact = copies(layers, torch.float64)
-        before = {name: exact[name](*probes[name]) for name in layers}
-        for name, layer in exact.items():
-            try:
-                layer.merge()
-            except (NotImplementedError, RuntimeError, ValueError, AttributeError, TypeError) as error:
-                return [_refusal(n, error, named=n == name) for n in layers]
-        results = []
-        for name, layer in exact.items():
-            result = Merge(name, "equal", dtype=_dtype_name(layers[name]), shared_with=_others(name, layers, bystanders))
-            _compare(result, before[name], layer(*probes[name]), method(layers[name]))
-            if bystanders and result.status == "equal":
-                result.status = "shared"
-            results.append(result)
-        _storage(results, layers, exact)
-        _release(exact)
         for result in results:
-            if result.status == "shared":
+            result.shared_with = (*(n for n in layers if n != result.module and len(layers) > 1), *bystanders)
+            if bystanders and result.status == "equal" and result.update:
                 # What merging does to the module without adapter: its weight moves by the whole update.
-                result.difference = result.effect
-                result.status = "shared" if result.update else "equal"
+                result.status, result.difference = "shared", result.effect
         return results
 
 
-def probe(layer: nn.Module) -> tuple[torch.Tensor, ...]:
-    """An input in float64 (or token ids) that exercises every row of the layer. Raises :class:`CannotProbe`."""
-    base = base_of(layer)
-    generator = torch.Generator().manual_seed(0)
+def _examine(layers: Mapping[str, nn.Module], device: torch.device | str) -> Iterable[Merge]:
+    if len(layers) == 1:
+        [(name, layer)] = layers.items()
+        try:
+            if experts.is_wrapper(layer):
+                return [_by_experts(name, wrapper, device) for wrapper in reversed(experts.wrappers(layer))]
+            if rows := cut(layer):
+                return [_by_rows(name, rows, device)]
+        except REFUSALS as error:
+            return [_refusal(name, error, named=True)]
+    return _whole(layers, device)
 
-    def noise(*shape: int) -> tuple[torch.Tensor, ...]:
-        return (torch.randn(*shape, generator=generator, dtype=torch.float64),)
 
-    if isinstance(base, nn.Embedding):
-        count = min(base.num_embeddings, 2048)
-        ids = torch.randperm(base.num_embeddings, generator=generator)[:count]
-        touched = [i for indices in getattr(layer, "token_indices", {}).values() for i in indices]
-        return (torch.cat([ids, torch.tensor(touched, dtype=ids.dtype)])[None],)
-    if isinstance(base, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        sizes = [d * (k - 1) + 1 + 2 * s for k, d, s in zip(base.kernel_size, base.dilation, base.stride, strict=True)]
-        return noise(2, base.in_channels, *sizes)
-    if isinstance(base, nn.MultiheadAttention):
-        raise CannotProbe("an attention module is adapted as a whole; its parts cannot be merged one at a time")
-    if isinstance(base, nn.Linear):
-        return noise(4, base.in_features)
-    weight = getattr(base, "weight", None)
-    if type(layer).__name__ == "ParamWrapper" or not isinstance(weight, torch.Tensor):
-        raise CannotProbe(f"`{type(base).__name__}` holds several weights; it cannot be run alone")
-    if weight.dim() == 1 or type(base).__name__ == "Conv1D":
-        return noise(4, weight.shape[0])
-    raise CannotProbe(f"there is no known input for a layer of class `{type(base).__name__}`")
+def _by_rows(name: str, cut: Cut, device: torch.device | str) -> Merge:
+    exact, stored = Copy(cut, torch.float64, device), Copy(cut, None, device)
+    vectors = () if cut.kind == "embedding" else probe(cut.layer, device)
+    outputs, tally = Outputs(), Tally()
+    for rows in cut.parts():
+        inputs = vectors or (token_ids(cut, rows).to(device)[None],)
+        exact.take(rows)
+        unmerged = exact.layer(*inputs)
+        exact.layer.merge()
+        outputs.compare(unmerged, base_of(exact.layer)(*inputs))
+        stored.take(rows)
+        stored.layer.merge()
+        original = cut.of(cut.weight, rows).to(device)
+        slack = cut.slack(rows)
+        tally.add(original, exact.weight, stored.weight, slack.to(device) if slack is not None else None)
+        if cut.trains_bias:
+            tally.add(base_of(cut.layer).bias.data[rows].to(device), exact.bias, stored.bias)
+    result = Merge(name, "equal", dtype=_name(cut.weight.dtype))
+    outputs.judge(result, "LORA")
+    return _counted(result, tally)
+
+
+def _by_experts(name: str, wrapper: Any, device: torch.device | str) -> Merge:
+    exact, stored = (experts.ExpertCopy(wrapper, dtype, device) for dtype in (torch.float64, None))
+    inputs, values = experts.inputs(wrapper, device), experts.parameter(wrapper)
+    outputs, tally = Outputs(), Tally()
+    for part in experts.parts(wrapper):
+        exact.take(part)
+        unmerged = exact(inputs)
+        exact.merge()
+        outputs.compare(unmerged, exact(inputs))
+        stored.take(part)
+        stored.merge()
+        tally.add(values[part].to(device), exact.weight, stored.weight)
+    result = Merge(f"{name}.{wrapper.parameter_name}", "equal", dtype=_name(values.dtype))
+    outputs.judge(result, "LORA")
+    return _counted(result, tally)
+
+
+def _whole(layers: Mapping[str, nn.Module], device: torch.device | str) -> Iterable[Merge]:
+    inputs = {name: probe(layer, device) for name, layer in layers.items()}
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    modules: dict[str, nn.Module] = {}
+    # One copy after the other, each in full before the next: PEFT's merge in the dtype of the base, then the exact one.
+    for dtype in (None, torch.float64):
+        made = copies(layers, dtype, device)
+        unmerged = {name: _first(made[name](*inputs[name])) for name in layers} if dtype else {}
+        for name, layer in made.items():
+            try:
+                modules[name] = unloaded(layer)
+            except REFUSALS as error:
+                return [_refusal(n, error, named=n == name) for n in layers]
+        if dtype is None:
+            found = {name: _values(module) for name, module in modules.items()}
+    results = []
+    for name, layer in layers.items():
+        result = Merge(name, "equal", dtype=_name(_main(layer).dtype))
+        outputs, tally = Outputs(), Tally(coarse=method(layer) in COARSE)
+        outputs.compare(unmerged[name], _first(modules[name](*inputs[name])))
+        outputs.judge(result, method(layer))
+        exact, original = _values(modules[name]), {key: p.data for key, p in base_parameters(layer).items()}
+        for key in exact.keys() & original.keys() & found[name].keys():
+            before, target, after = original[key].to(device), exact[key], found[name][key]
+            if before.shape == target.shape == after.shape and before.dtype.is_floating_point and before.numel():
+                tally.add(before, target, after)
+        results.append(_counted(result, tally))
+    _release(modules.values())
+    return results
+
+
+def unloaded(layer: nn.Module) -> nn.Module:
+    """The plain module that `merge_and_unload` leaves in the place of ``layer``. Raises what PEFT raises, see :data:`REFUSALS`."""
+    # As BaseTuner._unload_and_optionally_merge treats one layer.
+    if hasattr(layer, "unload_and_optionally_merge_module"):
+        module = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+        assert isinstance(module, nn.Module)  # noqa: S101 -- PEFT's own promise
+        return module
+    layer.merge()
+    return base_of(layer)
 
 
 def base_of(layer: nn.Module) -> nn.Module:
@@ -123,6 +206,23 @@ def base_of(layer: nn.Module) -> nn.Module:
     base = layer.get_base_layer()
     assert isinstance(base, nn.Module)  # noqa: S101 -- PEFT's own promise
     return base
+
+
+def base_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
+    """What ``layer`` adapts, by the names in its module: all its parameters, or those that `target_parameters` names."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base = base_of(layer)
+    parameters = dict(base.named_parameters())
+    if experts.is_wrapper(layer):
+        return {w.parameter_name: parameters[w.parameter_name] for w in experts.wrappers(layer)}
+    # An attention module is adapted inside as well: its output projection is a layer of PEFT's by itself.
+    inside = [f"{name}." for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
+    return {
+        name.replace(".base_layer.", "."): parameter
+        for name, parameter in parameters.items()
+        if not any(name.startswith(outer) and not name.startswith(f"{outer}base_layer.") for outer in inside)
+    }
 
 
 def method(layer: nn.Module) -> str:
@@ -138,45 +238,63 @@ def merges(layer: nn.Module) -> bool:
     return isinstance(layer, BaseTunerLayer) and type(layer).merge is not BaseTunerLayer.merge
 
 
-def half_ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Half the distance between neighbours of ``dtype`` at float32 ``values``: what one rounding may cost, elementwise."""
-    info = torch.finfo(dtype)
-    # The exponent bits alone are the power of two below the value, five times faster than frexp and ldexp.
-    power = (values.contiguous().view(torch.int32) & 0x7F800000).view(torch.float32)
-    return (power * (info.eps / 2)).clamp_min(info.tiny * info.eps / 2)
-
-
-def copies(layers: Mapping[str, nn.Module], dtype: torch.dtype | None) -> dict[str, nn.Module]:
-    """Copies on the CPU for evaluation, in ``dtype`` unless it is None."""
-    # One deepcopy call, so that what the layers share is shared by the copies.
-    made = copy.deepcopy(dict(layers))
+def copies(
+    layers: Mapping[str, nn.Module], dtype: torch.dtype | None, device: torch.device | str = "cpu"
+) -> dict[str, nn.Module]:
+    """Copies on ``device`` for evaluation, in ``dtype`` unless it is None."""
+    # The base's parameters are made in the new dtype at once; one deepcopy call, so that what layers share is shared by the copies.
+    kept: dict[int, Any] = {}
+    for layer in layers.values():
+        for p in base_of(layer).parameters():
+            if id(p) not in kept and p.dtype.is_floating_point:
+                kept[id(p)] = nn.Parameter(p.data.to(device, dtype or p.dtype, copy=True), requires_grad=False)
+    made = copy.deepcopy(dict(layers), kept)
     for layer in made.values():
         layer.eval()
-        layer.to("cpu", dtype)
+        layer.to(device, dtype)
         for parameter in layer.parameters():
             parameter.requires_grad_(requires_grad=False)
     return made
 
 
-def _release(merged: Mapping[str, nn.Module]) -> None:
+def _release(modules: Iterable[nn.Module]) -> None:
     # PEFT layers are reference cycles: without this their weights would wait for the garbage collector, gigabytes of them.
-    for layer in merged.values():
-        for parameter in layer.parameters():
+    for module in modules:
+        for parameter in module.parameters():
             parameter.data = parameter.data.new_empty(0)
 
 
-def _weight(layer: nn.Module) -> torch.Tensor:
-    weight = base_of(layer).weight
-    assert isinstance(weight, torch.Tensor)  # noqa: S101 -- probe() has refused layers without
-    return weight.data
+def _counted(result: Merge, tally: Tally) -> Merge:
+    lost = math.sqrt(tally.lost / tally.update) if tally.update > 0 and math.isfinite(tally.update) else None
+    update, size = math.sqrt(tally.update), math.sqrt(tally.size)
+    effect = update / size if size else (math.inf if update else 0.0)
+    return replace(
+        result,
+        effect=effect, update=update, lost=lost, rounding=tally.worst, largest=tally.largest, overflow=tally.overflow,
+    )  # fmt: skip
 
 
-def _dtype_name(layer: nn.Module) -> str:
-    return str(_weight(layer).dtype).removeprefix("torch.")
+def _values(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.data for name, parameter in module.named_parameters()}
 
 
-def _others(name: str, layers: Mapping[str, nn.Module], bystanders: Sequence[str]) -> tuple[str, ...]:
-    return (*(other for other in layers if other != name), *bystanders)
+def _main(layer: nn.Module) -> torch.Tensor:
+    return max(base_parameters(layer).values(), key=torch.Tensor.numel)
+
+
+def _first(output: Any) -> torch.Tensor:
+    found = output[0] if isinstance(output, tuple) else output
+    assert isinstance(found, torch.Tensor)  # noqa: S101 -- every layer that probe() knows returns one
+    return found
+
+
+def _larger(first: float, second: float) -> float:
+    # Unlike max(), NaN wins.
+    return second if second > first or math.isnan(second) else first
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _refusal(name: str, error: BaseException, *, named: bool) -> Merge:
@@ -184,86 +302,3 @@ def _refusal(name: str, error: BaseException, *, named: bool) -> Merge:
     status = "unmergeable" if isinstance(error, NotImplementedError) else "refused"
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return Merge(name, status, reason if named else f"it shares its weight with a module that refuses: {reason}")
-
-
-def _compare(result: Merge, unmerged: torch.Tensor, merged: torch.Tensor, peft_type: str) -> None:
-    scale = float(unmerged.abs().max())
-    result.difference = float((merged - unmerged).abs().max()) / scale if scale else float((merged - unmerged).abs().max())
-    result.bound = SINGLE if peft_type in SINGLE_PRECISION else ALGEBRA
-    if not math.isfinite(result.difference):
-        result.status, result.difference = "not-finite", None
-    elif result.difference > result.bound:
-        result.status = "different"
-
-
-def _storage(
-    results: Sequence[Merge],
-    layers: Mapping[str, nn.Module],
-    exact: Mapping[str, nn.Module],
-) -> None:
-    # What a user gets: PEFT's merge in the dtype of the base, against the same merge in float64.
-    stored = copies(layers, None)
-    slack = {name: _slack(layer) for name, layer in stored.items()}
-    for layer in stored.values():
-        layer.merge()
-    merged = {name: _weight(layer) for name, layer in stored.items()}
-    _release(stored)
-    for result in results:
-        name = result.module
-        target, found, original = _weight(exact[name]), merged[name], _weight(layers[name])
-        if target.shape != found.shape or not found.dtype.is_floating_point:
-            continue
-        lost = update = size = worst = 0.0
-        rows = max(1, CHUNK // max(1, target[0].numel()))
-        for start in range(0, target.shape[0], rows):
-            part = slice(start, start + rows)
-            t, m, w = (x[part].to(torch.float64) for x in (target, found, original))
-            error = m - t
-            if not math.isfinite(float(m.sum())):
-                overflow = torch.isfinite(t) & ~torch.isfinite(m)
-                result.overflow += int(overflow.sum())
-                error[overflow] = 0.0
-            lost += float(error.square().sum())
-            update += float((t - w).square().sum())
-            size += float(w.square().sum())
-            extra = slack[name]
-            allowed = _allowed(t, w, found.dtype, extra(part) if extra is not None else None)
-            worst = max(worst, float((error.abs().float() / allowed).max()))
-        result.rounding = worst
-        result.update = math.sqrt(update)
-        result.effect = math.sqrt(update / size) if size else (math.inf if update else 0.0)
-        if update > 0 and math.isfinite(update):
-            result.lost = math.sqrt(lost / update)
-
-
-def _allowed(
-    target: torch.Tensor, original: torch.Tensor, dtype: torch.dtype, slack: torch.Tensor | None
-) -> torch.Tensor:
-    # |M - T| <= ½ulp(T) + (r + 2) 2^-24 s |B||A| for one rounding of a float32 sum; methods that round the update first, or
-    # compute in the dtype of the base, pay for the update and for the largest operand as well.
-    target, original = target.float(), original.float()
-    once = half_ulp(target, dtype) + 2.0**-23 * (target.abs() + original.abs())
-    if slack is not None:
-        return once + slack
-    update = target - original
-    largest = torch.maximum(torch.maximum(original.abs(), update.abs()), target.abs())
-    scale = original.abs().amax() + update.abs().amax()
-    return once + half_ulp(update, dtype) + 2 * half_ulp(largest, dtype) + 2.0**-18 * scale
-
-
-def _slack(layer: nn.Module) -> Callable[[slice], torch.Tensor] | None:
-    # (r + 2) 2^-24 s |B||A| of a plain float32 LoRA on one linear layer, for some rows of the base's weight as it is stored.
-    names = getattr(layer, "active_adapters", [])
-    if method(layer) != "LORA" or len(names) != 1 or names[0] not in getattr(layer, "lora_A", {}):
-        return None
-    name = names[0]
-    a, b = layer.lora_A[name].weight.data.abs(), layer.lora_B[name].weight.data.abs()
-    if a.dim() != 2 or a.dtype != torch.float32 or b.dtype != torch.float32:
-        return None
-    if name in getattr(layer, "lora_variant", {}) or getattr(layer, "use_dora", {}).get(name):
-        return None
-    factor = abs(float(layer.scaling[name])) * (a.shape[0] + 2) * 2.0**-24
-    shape = _weight(layer).shape
-    if getattr(layer, "fan_in_fan_out", False):
-        return (lambda rows: (a[:, rows].T @ b.T) * factor) if shape == (a.shape[1], b.shape[0]) else None
-    return (lambda rows: (b[rows] @ a) * factor) if shape == (b.shape[0], a.shape[1]) else None

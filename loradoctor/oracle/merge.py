@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from . import experts
 from . import layers as layer_check
-from .isolated import FROM_ALL_LAYERS, peft_type, reads_base_weights, rebuild
+from .isolated import needs_all_layers, reads_base_weights, rebuild
 from .load import ADAPTER
 from .prepared import Prepared
 from .units import (
@@ -27,6 +29,8 @@ Progress = Callable[[str], None]
 def examine(prepared: Prepared, progress: Progress) -> list[dict[str, Any]]:
     """One :class:`layers.Merge` as JSON per adapted module of ``prepared``, whose base has weights."""
     found: list[dict[str, Any]] = []
+    if refusal := refused(prepared):
+        return [layer_check.Merge(plain(name), *refusal).as_json() for name in prepared.adapted]
     for number, group in enumerate(prepared.groups, 1):
         progress(f"merging module {number} of {len(prepared.groups)}")
         for result in _examine_group(prepared, group):
@@ -37,6 +41,18 @@ def examine(prepared: Prepared, progress: Progress) -> list[dict[str, Any]]:
     return found
 
 
+def refused(prepared: Prepared) -> tuple[str, str] | None:
+    """(status, reason) when PEFT merges no layer of this model, whatever the layers are; None when it does."""
+    check = getattr(prepared.model.base_model, "_check_merge_allowed", None)
+    try:
+        if check is not None:
+            check()
+    except (NotImplementedError, ValueError) as error:
+        what = re.split(r"\n|\. ", str(error).strip())[0]
+        return "unmergeable" if isinstance(error, NotImplementedError) else "refused", f"{type(error).__name__}: {what}"
+    return None
+
+
 def _examine_group(prepared: Prepared, group: list[str]) -> list[layer_check.Merge]:
     adapted = prepared.adapted
     bystanders = bystanders_of(group, adapted, prepared.users)
@@ -44,14 +60,10 @@ def _examine_group(prepared: Prepared, group: list[str]) -> list[layer_check.Mer
         reason = f"`{type(adapted[group[0]]).__name__}` layers do not merge"
         return [layer_check.Merge(name, "unmergeable", reason) for name in group]
     config = prepared.model.peft_config[ADAPTER]
-    if peft_type(config) in FROM_ALL_LAYERS:
-        reason = f"{peft_type(config)} decomposes the weights of all layers together; they cannot be merged one at a time"
+    if reason := needs_all_layers(config):
         return [layer_check.Merge(name, "not-run", reason) for name in group]
-    try:
-        for name in group:
-            layer_check.probe(adapted[name])
-    except layer_check.CannotProbe as why:
-        return [layer_check.Merge(name, "not-run", str(why)) for name in group]
+    if reason := _unknown_input([adapted[name] for name in group]):
+        return [layer_check.Merge(name, "not-run", reason) for name in group]
     try:
         real = real_weights(group, adapted, prepared.base, prepared.weights)
     except NoWeight as why:
@@ -63,6 +75,17 @@ def _examine_group(prepared: Prepared, group: list[str]) -> list[layer_check.Mer
         for name in group:
             results += _isolated(name, adapted[name], config, prepared.tensors, bystanders)
         return results
+
+
+def _unknown_input(layers: list[nn.Module]) -> str:
+    # Before the weights are read: a layer that cannot be run needs none.
+    try:
+        for layer in layers:
+            if not experts.is_wrapper(layer):
+                layer_check.probe(layer)
+    except layer_check.CannotProbe as why:
+        return str(why)
+    return ""
 
 
 def _isolated(

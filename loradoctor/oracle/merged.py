@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
+from . import experts
 from . import layers as layer_check
-from .isolated import FROM_ALL_LAYERS, peft_type, reads_base_weights, rebuild
+from .isolated import needs_all_layers, reads_base_weights, rebuild
 from .load import ADAPTER, FROM_FILE
 from .prepared import Prepared
-from .units import group_parameters, materialised, plain, real_weights
+from .units import group_names, group_parameters, materialised, plain, real_weights
 
 
 class NotMergeable(Exception):
@@ -30,8 +30,7 @@ class Unit:
 def units(prepared: Prepared) -> Iterator[Unit]:
     """Everything that merging computes anew, in the order of the model."""
     for group in prepared.groups:
-        own = group_parameters(group, prepared.adapted)
-        names = [name for key in own for name in prepared.base.names.get(key, ())]
+        names = [name for known in group_names(group, prepared.adapted, prepared.base).values() for name in known]
         yield Unit(tuple(group), tuple(dict.fromkeys(names)))
 
 
@@ -46,8 +45,8 @@ def merge(prepared: Prepared, unit: Unit, dtype: torch.dtype | None = None) -> d
     for name in unit.layers:
         if not layer_check.merges(adapted[name]):
             raise NotMergeable(f"`{type(adapted[name]).__name__}` layers do not merge")
-    if peft_type(config) in FROM_ALL_LAYERS:
-        raise NotMergeable(f"{peft_type(config)} decomposes the weights of all layers together")
+    if reason := needs_all_layers(config):
+        raise NotMergeable(reason)
     group = list(unit.layers)
     real = real_weights(group, adapted, prepared.base, prepared.weights)
     with materialised(group_parameters(group, adapted), real), torch.no_grad():
@@ -58,11 +57,14 @@ def merge(prepared: Prepared, unit: Unit, dtype: torch.dtype | None = None) -> d
     found: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         for name, layer in copies.items():
+            # Of a module whose parameters are adapted one by one, only those have values.
+            only = set(layer_check.base_parameters(layer)) if experts.is_wrapper(layer) else None
             try:
-                module = _unloaded(layer)
-            except (NotImplementedError, RuntimeError, ValueError, AttributeError, TypeError) as error:
+                module = layer_check.unloaded(layer)
+            except layer_check.REFUSALS as error:
                 raise NotMergeable(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
-            found.update({f"{plain(name)}.{key}": tensor for key, tensor in module.state_dict().items()})
+            state = module.state_dict()
+            found.update({f"{plain(name)}.{key}": tensor for key, tensor in state.items() if only is None or key in only})
     return found
 
 
@@ -83,13 +85,3 @@ def replaced(prepared: Prepared) -> dict[str, torch.Tensor]:
         if getattr(parameter, FROM_FILE, False) and id(parameter) not in inside:
             found.update(dict.fromkeys(prepared.base.names.get(id(parameter), ()), parameter.data))
     return found
-
-
-def _unloaded(layer: nn.Module) -> nn.Module:
-    # As BaseTuner._unload_and_optionally_merge treats one layer.
-    if hasattr(layer, "unload_and_optionally_merge_module"):
-        module = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
-        assert isinstance(module, nn.Module)  # noqa: S101 -- PEFT's own promise
-        return module
-    layer.merge()
-    return layer_check.base_of(layer)

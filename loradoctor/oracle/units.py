@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from . import layers as layer_check
 from .base import Base, hollow
+from .layers import base_parameters
 from .load import FROM_FILE
+from .loading import Loading
 from .weights import BaseWeights, WeightsError
+
+_fused: WeakKeyDictionary[BaseWeights, Loading] = WeakKeyDictionary()
+"""what transformers makes of files whose tensors are not the model's parameters one by one"""
 
 
 class NoWeight(Exception):
@@ -37,13 +42,15 @@ def plain(name: str) -> str:
 
 def users_of_weights(model: nn.Module, adapted: dict[str, nn.Module]) -> dict[int, set[str]]:
     """``id`` of every adapted base parameter → names of the modules that compute with it."""
-    # The frozen original under modules_to_save computes nothing, so it is not a user.
+    # Listed first: PEFT's attention layers make new parameters of the old whenever modules are listed.
+    modules = list(model.named_modules())
     own = {name: base_parameters(layer) for name, layer in adapted.items()}
     users: dict[int, set[str]] = {}
     for name, parameters in own.items():
         for parameter in parameters.values():
             users.setdefault(id(parameter), set()).add(name)
-    for name, module in model.named_modules():
+    for name, module in modules:
+        # The frozen original under modules_to_save computes nothing, so it is not a user.
         if any(name == outer or name.startswith(f"{outer}.") for outer in adapted) or ".original_module" in name:
             continue
         for parameter in module.parameters(recurse=False):
@@ -66,21 +73,16 @@ def groups(adapted: dict[str, nn.Module], users: dict[int, set[str]]) -> Iterato
             done.add(current)
             group.append(current)
             for parameter in base_parameters(adapted[current]).values():
-                waiting += sorted(users[id(parameter)] - done)
+                waiting += sorted(users.get(id(parameter), set()) - done)
         yield sorted(group, key=list(adapted).index)
 
 
 def bystanders_of(group: list[str], adapted: dict[str, nn.Module], users: dict[int, set[str]]) -> list[str]:
     """Modules without an adapter that compute with a weight of the group: merging changes them as well."""
-    shared = [users[id(p)] for name in group for p in base_parameters(adapted[name]).values()]
+    shared = [users.get(id(p), set()) for name in group for p in base_parameters(adapted[name]).values()]
     token_wrapper = any(name.endswith(".token_adapter") for name in group)
     # Trained tokens are rows of the tied matrix on both sides: PEFT gives both modules the same rows.
     return [] if token_wrapper else sorted({u for s in shared for u in s if u not in adapted})
-
-
-def base_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of the module that ``layer`` adapts."""
-    return dict(layer_check.base_of(layer).named_parameters())
 
 
 def real_weights(
@@ -91,26 +93,50 @@ def real_weights(
     What the adapter's own file has replaced is left out: it is real already. Raises :class:`NoWeight`.
     """
     parameters = group_parameters(group, adapted)
+    names = group_names(group, adapted, base)
     real: dict[int, torch.Tensor] = {}
     for key, parameter in parameters.items():
         if getattr(parameter, FROM_FILE, False):
             continue
         try:
-            tensor = weights.find(base.names.get(key, ()), parameter.shape)
+            tensor = find(names[key], parameter.shape, base, weights)
         except WeightsError as why:
             raise NoWeight(str(why)) from why
         if tensor is None:
-            known = (base.names.get(key) or ("?",))[0]
-            raise NoWeight(f"the base's files have no weight for `{known}`")
+            raise NoWeight(f"the base's files have no weight for `{names[key][0]}`")
         if not tensor.dtype.is_floating_point or tensor.element_size() < 2:
             raise NoWeight(f"the base is quantized ({tensor.dtype})")
         real[key] = tensor
     return real
 
 
+def find(names: Sequence[str], shape: torch.Size, base: Base, weights: BaseWeights) -> torch.Tensor | None:
+    """The base's tensor for the parameter that has ``names``, put together as transformers does; None when there is none.
+
+    Raises :class:`weights.WeightsError`.
+    """
+    tensor = weights.find(names, shape)
+    if tensor is not None or not isinstance(weights, BaseWeights):
+        return tensor
+    if weights not in _fused:
+        # On a base without adapter: its state dict is what transformers loads into.
+        _fused[weights] = Loading(weights, base.again().model, {})
+    return _fused[weights].find(names, shape)
+
+
 def group_parameters(group: list[str], adapted: dict[str, nn.Module]) -> dict[int, nn.Parameter]:
     """The base parameters that ``group`` adapts, by identity."""
     return {id(p): p for name in group for p in base_parameters(adapted[name]).values()}
+
+
+def group_names(group: list[str], adapted: dict[str, nn.Module], base: Base) -> dict[int, tuple[str, ...]]:
+    """``id(parameter)`` → its names in the base model, for the parameters of :func:`group_parameters`."""
+    # A parameter of PEFT's attention layers is another object by now; its place in the model is the same.
+    return {
+        id(parameter): base.names.get(id(parameter)) or (f"{plain(name)}.{own}",)
+        for name in group
+        for own, parameter in base_parameters(adapted[name]).items()
+    }
 
 
 @contextlib.contextmanager

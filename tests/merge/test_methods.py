@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import peft
 import pytest
+import torch
+import transformers
 
 from tests.oracle import zoo
 
@@ -19,6 +21,7 @@ MERGING = {
         {"r": 4, "target_modules": T, "use_rslora": True, "rank_pattern": {"up_proj": 2}, "alpha_pattern": {"q_proj": 3}},
     ),
     "embeddings": ("LoraConfig", {"r": 4, "target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
+    "dora-embeddings": ("LoraConfig", {"r": 4, "target_modules": ["q_proj", "embed_tokens"], "use_dora": True}),
     "modules-to-save": ("LoraConfig", {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
     "trained-tokens": ("LoraConfig", {"r": 4, "target_modules": ["q_proj"], "trainable_token_indices": [1, 5]}),
     "bias": ("LoraConfig", {"r": 4, "target_modules": T, "bias": "all"}),
@@ -50,6 +53,7 @@ MERGING = {
     "osf": ("OSFConfig", {"target_modules": T}),
     "psoft": ("PsoftConfig", {"r": 4, "target_modules": T}),
     "tinylora": ("TinyLoraConfig", {"target_modules": T}),
+    "frod": ("FrodConfig", {"target_modules": SQUARE, "progressbar": False}),
 }
 
 
@@ -77,10 +81,37 @@ def test_merging_is_proven(examine, base, tmp_path, kind):
     assert forward.effect > 100 * forward.measured
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", MERGING)
+def test_the_verdict_in_half_precision_is_that_of_the_whole_model(examine, tmp_path, kind, dtype):
+    """PEFT's own merge in the dtype of the base, run as a whole: as far from the unmerged model as rounding and no further."""
+    base = tmp_path / "base"
+    zoo.llama(base, dtype=getattr(torch, dtype))
+    adapter = build(kind, MERGING, base, tmp_path)
+    result = examine(adapter)
+    assert result.check("merge-equivalence").status == "passed", result.check("merge-equivalence")
+    difference, effect, noise = whole_model(adapter, base, getattr(torch, dtype))
+    assert difference <= 0.25 * effect + noise
+
+
+def whole_model(adapter, base, dtype):
+    """Largest differences of logits: merged against unmerged, with against without adapter; and what rounding gives anyway."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation="eager").eval()
+    ids = torch.arange(16)[None]
+    with torch.no_grad():
+        plain = model(ids).logits.float()
+        wrapped = peft.PeftModel.from_pretrained(model, adapter).eval()
+        adapted = wrapped(ids).logits.float()
+        merged = wrapped.merge_and_unload()(ids).logits.float()
+    noise = 8 * torch.finfo(dtype).eps * float(adapted.abs().max())
+    return float((merged - adapted).abs().max()), float((adapted - plain).abs().max()), noise
+
+
 CANNOT = {
     "prefix": ("PrefixTuningConfig", {"num_virtual_tokens": 3}, "info"),
     "p-tuning": ("PromptEncoderConfig", {"num_virtual_tokens": 3, "encoder_hidden_size": 8}, "info"),
     "lily": ("LilyConfig", {"r": 4, "target_modules": T}, "info"),
+    "shadow": ("ShadowConfig", {}, "info"),
     "lora-bias": ("LoraConfig", {"r": 4, "target_modules": T, "lora_bias": True}, "error"),
     "beft": ("BeftConfig", {"target_modules": ["q_proj"]}, "error"),
 }
@@ -94,10 +125,11 @@ def test_what_cannot_merge_is_said_and_not_passed(examine, base, tmp_path, kind)
     assert [d.severity.value for d in result.report.diagnostics if d.code == "LD804"] == [severity]
 
 
-def test_a_method_that_needs_all_layers_at_once_is_not_run(examine, base, tmp_path):
-    result = examine(build("frod", {"frod": ("FrodConfig", {"target_modules": T})}, base, tmp_path))
+def test_a_basis_of_all_layers_that_the_file_lacks_is_not_run(examine, base, tmp_path):
+    fields = {"target_modules": SQUARE, "save_projection": False, "progressbar": False}
+    result = examine(build("frod", {"frod": ("FrodConfig", fields)}, base, tmp_path))
     assert result.check("merge-equivalence").status == "not-run"
-    assert "all layers together" in result.check("merge-equivalence").reason
+    assert "all layers of a kind together" in result.check("merge-equivalence").reason
 
 
 @pytest.mark.parametrize("use_dora", [False, True])
@@ -109,8 +141,6 @@ def test_conv1d_layers_of_gpt2(examine, tmp_path, use_dora):
 
 
 def test_convolutions(examine, tmp_path):
-    import transformers
-
     config = transformers.ViTConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, image_size=16, patch_size=8
     )
@@ -119,3 +149,56 @@ def test_convolutions(examine, tmp_path):
     adapter = zoo.lora(task_type=None, target_modules=["projection"], modules_to_save=["classifier"])
     result = examine(zoo.adapter(tmp_path / "a", model, adapter, base=tmp_path / "vit"))
     assert result.check("merge-equivalence").status == "passed"
+
+
+def video(directory):
+    torch.manual_seed(0)
+    config = transformers.VideoMAEConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, image_size=16, patch_size=8, num_frames=4
+    )
+    model = transformers.VideoMAEForVideoClassification(config)
+    model.save_pretrained(directory)
+    return model
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_convolutions_of_videos(examine, tmp_path, use_dora):
+    config = zoo.lora(task_type=None, target_modules=["projection"], modules_to_save=["classifier"], use_dora=use_dora)
+    result = examine(zoo.adapter(tmp_path / "a", video(tmp_path / "video"), config, base=tmp_path / "video"))
+    assert result.check("merge-equivalence").status == "passed"
+
+
+def test_an_attention_module_that_is_adapted_as_a_whole(examine, tmp_path):
+    torch.manual_seed(0)
+    config = transformers.SiglipVisionConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, image_size=16, patch_size=8
+    )
+    model = transformers.SiglipVisionModel(config)
+    model.save_pretrained(tmp_path / "siglip")
+    adapter = zoo.lora(task_type=None, target_modules=["head.attention", "q_proj"])
+    result = examine(zoo.adapter(tmp_path / "a", model, adapter, base=tmp_path / "siglip"))
+    check = result.check("merge-equivalence")
+    assert check.status == "passed", check
+    assert check.effect > 0.01
+
+
+@pytest.mark.parametrize("fields", [{"bias": "lora_only"}, {"bias": "all"}, {"lora_bias": True, "target_modules": ["q_proj"]}])
+def test_biases_that_merge(examine, tmp_path, fields):
+    model = zoo.llama(tmp_path / "base", attention_bias=True)
+    result = examine(zoo.adapter(tmp_path / "a", model, zoo.lora(**fields), base=tmp_path / "base"), forward=True)
+    assert result.check("merge-equivalence").status == "passed"
+    assert result.check("forward").status == "passed"
+
+
+def test_a_whole_head_beside_adapted_layers(examine, tmp_path):
+    """`modules_to_save` keeps the head's own `dense` from being adapted, although it matches `target_modules`."""
+    torch.manual_seed(0)
+    config = transformers.RobertaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=64
+    )
+    model = transformers.RobertaForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "base")
+    adapter = zoo.lora(task_type="SEQ_CLS", target_modules=["query", "dense"], modules_to_save=["classifier"])
+    result = examine(zoo.adapter(tmp_path / "a", model, adapter, base=tmp_path / "base"), forward=True)
+    assert result.check("merge-equivalence").status == "passed"
+    assert result.check("forward").status == "passed"

@@ -24,7 +24,7 @@ _SIZE = 256 * 2**20
 
 def carried(adapter: Path, base: Path) -> Iterator[tuple[Path, str]]:
     """(file, its relative name in the merged model), every name once."""
-    own = any((adapter / name).is_file() for name in _HAS_TOKENIZER)
+    own = has_tokenizer(adapter)
     found: dict[str, Path] = {}
     for path, name in _files(base):
         if _PROCESSOR.fullmatch(path.name) or _EXTRAS.fullmatch(path.name) or "/" in name or (not own and _TOKENIZER.fullmatch(path.name)):
@@ -34,6 +34,11 @@ def carried(adapter: Path, base: Path) -> Iterator[tuple[Path, str]]:
         if (own or template) and (_TOKENIZER.fullmatch(path.name) or _PROCESSOR.fullmatch(path.name) or template):
             found[name] = path
     yield from ((path, name) for name, path in sorted(found.items()))
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a tokenizer is saved there."""
+    return any((directory / name).is_file() for name in _HAS_TOKENIZER)
 
 
 def carry(adapter: Path, base: Path, to: Path) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import errno
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -16,14 +17,17 @@ from typing import Any
 
 from . import layers as layer_check
 from . import merge as proof
-from .carry import carry
+from .audit import audit
+from .carry import carry, has_tokenizer
 from .journal import Busy, Journal
+from .prepared import prepare
 from .stream_merge import Merging, Refused, ready
 from .units import bystanders_of
 
 SLACK = 64 * 2**20
 """bytes that are left free"""
 PARTIAL = ".partial-"
+_KEY = re.compile(r"[0-9a-f]{12}")
 _EVERY = 0.2
 """seconds between two reports of bytes"""
 
@@ -69,23 +73,37 @@ def _written(request: dict[str, Any], merging: Merging, output: Path, scratch: P
         count = _Count(progress, plan.nbytes)
         merging.write(directory, journal, count.advance, count.say)
         count.say("writing the tokenizer and the configs")
-        carried = carry(Path(request["adapter"]), Path(request["base"]), directory)
+        carried = carry(_with_tokenizer(request), Path(request["base"]), directory)
         _settle(scratch, directory)
+        count.say("auditing")
+        audited = _audited(request, merging, directory, progress)
     finally:
         journal.close()
-    return {
-        "directory": str(directory),
+    facts = {
         "bytes": plan.nbytes,
         "kept": kept,
         "removed": removed,
         "seconds": time.monotonic() - started,
         "tensors": sum(len(shard.outputs) for shard in merging.shards),
-        "merged": len(merging.prepared.adapted),
+        "modules": len(merging.prepared.adapted),
         "replaced": len(merging.replaced),
         "shards": len(plan.files),
         "carried": carried,
         "dtype": str(merging.model.config.dtype).removeprefix("torch."),
     }
+    return {**_told(merging), "directory": str(directory), "audit": audited, "written": facts}
+
+
+def _audited(request: dict[str, Any], merging: Merging, directory: Path, progress: Progress) -> dict[str, Any]:
+    # On a model of its own: what has gone wrong while merging must not be what the result is held against.
+    again = prepare(request, merging.prepared.base.again(), weights=True, progress=progress)
+    return audit(again, directory, progress)
+
+
+def _with_tokenizer(request: dict[str, Any]) -> Path:
+    """The adapter whose tokenizer is carried along: of several the first that has one."""
+    adapters = [Path(directory) for directory in request.get("carry") or [request["adapter"]]]
+    return next((directory for directory in adapters if has_tokenizer(directory)), adapters[0])
 
 
 def _partial(output: Path, merging: Merging) -> Path:
@@ -99,8 +117,8 @@ def _journal(directory: Path) -> Path:
 def _clear(output: Path, directory: Path) -> list[str]:
     """Remove what other plans for the same output have left behind; the names."""
     removed = []
-    for other in sorted(output.parent.glob(f"{output.name}{PARTIAL}*")):
-        if other in (directory, _journal(directory)) or other.suffix == ".journal" or not other.is_dir():
+    for other in sorted(path for path in output.parent.iterdir() if path.name.startswith(output.name + PARTIAL)):
+        if other == directory or not _KEY.fullmatch(other.name.removeprefix(output.name + PARTIAL)):
             continue
         with contextlib.suppress(Busy):
             journal = Journal(_journal(other), patience=0)
@@ -161,13 +179,7 @@ def _gigabytes(count: int) -> str:
 
 def _evidence(merging: Merging, progress: Progress) -> dict[str, Any] | None:
     """What stands in the way of merging, as `examine` would tell it; None when nothing does."""
-    prepared, outcome = merging.prepared, merging.prepared.outcome
-    told = {
-        "class": prepared.base.class_name,
-        "modules": [name for name, _ in merging.model.named_modules() if name],
-        "loads": outcome.as_json(),
-        "quantization": None,
-    }
+    prepared, outcome, told = merging.prepared, merging.prepared.outcome, _told(merging)
     if outcome.missing or outcome.unexpected or outcome.mismatched:
         return {**told, "evidence": True, "merge": []}
     sample = copy.copy(prepared)
@@ -175,6 +187,16 @@ def _evidence(merging: Merging, progress: Progress) -> dict[str, Any] | None:
     found = proof.examine(sample, progress)
     stands = any(record["status"] not in ("equal", "not-run") or record.get("overflow") for record in found)
     return {**told, "evidence": True, "merge": found} if stands else None
+
+
+def _told(merging: Merging) -> dict[str, Any]:
+    """What `examine` tells of base and adapter, as far as it is known here."""
+    return {
+        "class": merging.prepared.base.class_name,
+        "modules": [name for name, _ in merging.model.named_modules() if name],
+        "loads": merging.prepared.outcome.as_json(),
+        "quantization": None,
+    }
 
 
 def _one_of_each(merging: Merging) -> Iterator[list[str]]:

@@ -61,6 +61,7 @@ def test_the_part_that_the_adapter_is_for_is_built(examine, pipeline, tmp_path):
     assert "CLIPTextModel" in result.check("loads").reason
     assert rows(result)["PeftModel.from_pretrained"] == ("full", 8, 8)
     assert rows(result)["diffusers load_lora_weights"][0] == ("none" if HAS_DIFFUSERS else "not-run")
+    assert result.check("merge-equivalence").status == "passed"
 
 
 @pytest.mark.skipif(HAS_DIFFUSERS, reason="diffusers is installed")
@@ -96,3 +97,13 @@ def test_diffusers_loads_keys_that_name_the_part(examine, unet_adapter):
     found = rows(examine(unet_adapter))
     assert found["PeftModel.from_pretrained"][0] == "none"
     assert found["diffusers load_lora_weights"] == ("full", 32, 32)
+
+
+@needs_diffusers
+@pytest.mark.parametrize("options", [{}, {"variant": "fp16"}, {"max_shard_size": "200KB"}, {"max_shard_size": "200KB", "variant": "bf16"}], ids=str)
+def test_the_weights_of_a_part_are_merged_into(examine, pipeline, unet_adapter, options):
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    UNet2DConditionModel(**UNET).save_pretrained(pipeline / "unet", **options)
+    assert examine(unet_adapter).check("merge-equivalence").status == "passed"

@@ -356,6 +356,12 @@ DEEP: dict[str, Callable[[], str]] = {
         + "".join(f"class C{n}(C{n - 1}):\n    def m(self): return self.m()\n" for n in range(1, 5_000))
         + "C4999().m()\n"
     ),
+    "diamonds": lambda: (
+        "import peft\nclass A0: pass\nclass B0: pass\n"
+        + "".join(
+            f"class {c}{n}(A{n - 1}, B{n - 1}):\n    def m(self, x): return peft.get_peft_model(x, 1)\n" for n in range(1, 19) for c in "AB"
+        )
+    ),
     "class_cycle": lambda: "class A(B): pass\nclass B(A): pass\nA().m()\n" * 100,
     "branches": lambda: "".join(f"if c{n}:\n    x = f(x)\nelse:\n    x = g(x)\n" for n in range(3_000)),
     "loops": lambda: "".join(f"for i{n} in x:\n    y = f(y, i{n})\n" for n in range(3_000)),

@@ -34,8 +34,19 @@ ANCESTORS = 40
 
 def lineage(cls: UserClass) -> tuple[Value, ...]:
     """A class and its bases in the order in which attributes are looked up; an order that Python would refuse is taken as written."""
-    lines = [list(lineage(b)) if isinstance(b, UserClass) else [b] for b in cls.bases if not _same(b, cls)]
-    pending = [*lines, [*cls.bases]]
+    return _lineage(cls, {})
+
+
+def _lineage(cls: UserClass, known: dict[int, tuple[Value, ...]]) -> tuple[Value, ...]:
+    if id(cls) not in known:
+        known[id(cls)] = _merged(cls, [_lineage(b, known) if isinstance(b, UserClass) else (b,) for b in cls.bases if not _same(b, cls)])
+    return known[id(cls)]
+
+
+def _merged(cls: UserClass, lines: list[tuple[Value, ...]]) -> tuple[Value, ...]:
+    if len(lines) < 2:
+        return (cls, *(value for line in lines for value in line))
+    pending: list[list[Value]] = [*map(list, lines), [*cls.bases]]
     order: list[Value] = [cls]
     while pending := [line for line in pending if line]:
         heads = (line[0] for line in pending)

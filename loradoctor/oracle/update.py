@@ -29,9 +29,9 @@ class LowRank:
         """Rows ``start`` to ``stop`` of the product."""
         return self.left[start:stop] @ self.right
 
-    def onto(self, weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """``weight`` plus those rows, in one pass over memory."""
-        return torch.addmm(weight, self.left[start:stop], self.right)
+    def add_to(self, weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Add those rows to ``weight`` in one pass over memory."""
+        return weight.addmm_(self.left[start:stop], self.right)
 
     def along(self, rows: torch.Tensor, start: int, stop: int) -> float:
         """⟨rows, left·right⟩ = ⟨rows·rightᵀ, left⟩, without the product."""
@@ -72,9 +72,9 @@ class Dense:
         """Rows in float32."""
         return self.delta[start:stop].to(torch.float32)
 
-    def onto(self, weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:  # noqa: ARG002 -- as LowRank's
-        """PEFT's exact merge, whatever ``weight`` is."""
-        return self.target[start:stop].to(torch.float32)
+    def add_to(self, weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Make ``weight`` PEFT's exact merge, whatever it was."""
+        return weight.copy_(self.target[start:stop])
 
     def along(self, rows: torch.Tensor, start: int, stop: int) -> float:
         """The inner product with these rows."""
@@ -105,7 +105,7 @@ def low_rank(layer: nn.Module) -> LowRank | None:
     if getattr(found, "active_adapters", None) != [ADAPTER] or _is_variant(found):
         return None
     kind = type(layer)
-    scale = found.scaling.get(ADAPTER)
+    scale = (getattr(found, "scaling", None) or {}).get(ADAPTER)
     if kind is lora.Embedding and ADAPTER in found.lora_embedding_A:
         a, b = found.lora_embedding_A[ADAPTER], found.lora_embedding_B[ADAPTER]
         return _scaled(a.T, b.T, scale)

@@ -56,12 +56,15 @@ def peft_config_twice(module: Module) -> Iterator[Finding]:
         argument = site.argument("peft_config")
         if found := site.sometimes(wrapped):
             facts = wrapped(found)
-            edits = (module.remove_argument(site.node, argument),) if argument in site.node.args and argument else ()
+            frozen = facts is not None and facts.trainable is False and facts.how in ("from_pretrained", "auto")
+            edits = (module.remove_argument(site.node, argument),) if argument in site.node.args and argument and not frozen else ()
             yield site.finding(
                 "the trainer is given a PEFT model and a `peft_config`",
                 severity=Severity.ERROR if site.always(wrapped) else Severity.WARNING,
                 related=module.related(facts.made if facts else None, "wrapped here"),
-                help="TRL refuses this, or nests, merges or ignores one of the two, depending on its version; drop `peft_config`, or pass the base",
+                help="TRL refuses this, or nests, merges or ignores one of the two, depending on its version; drop `peft_config`"
+                + (" and load with `is_trainable=True`" if frozen else "")
+                + ", or pass the base",
                 fix=Fix("drop `peft_config`", edits) if edits else None,
             )
         elif found := site.sometimes(occupied):

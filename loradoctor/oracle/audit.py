@@ -24,7 +24,7 @@ from .compare import Sums, measure
 from .isolated import reads_base_weights
 from .load import ADAPTER, FROM_FILE
 from .prepared import Prepared
-from .sides import Names, Side, side
+from .sides import Names, Side, put_together, side
 from .units import NoWeight, plain
 from .untouched import Kept, compare
 from .weights import WeightsError
@@ -76,9 +76,16 @@ def audit(prepared: Prepared, merged_directory: str | Path, progress: Progress) 
 
 
 def _audit(prepared: Prepared, found: directories.Merged, progress: Progress) -> dict[str, Any]:
+    progress("auditing the merged model")
     prepared.weights.obtain_all()
     names = Names.of(prepared)
     ours, theirs = side(prepared.weights, names), side(found.weights, names)
+    if ours.unknown or theirs.unknown:
+        bare = prepared.base.again().model
+        for one in (ours, theirs):
+            put_together(one, names, bare)
+    # What the base has and the model does not know either is the base's own affair.
+    theirs.unknown = [stored for stored in theirs.unknown if stored not in ours.weights]
     tally = _Tally()
     tally.faults += _of_directory(found, theirs)
     if found.torn and not theirs.stored:
@@ -91,6 +98,7 @@ def _audit(prepared: Prepared, found: directories.Merged, progress: Progress) ->
         _replaced(plan, tally)
         _missing(plan, found, tally)
         faults = _judged(plan, tally)
+    progress("the audit is done")
     return _result([*tally.faults, *faults], tally, plan, found)
 
 
@@ -122,22 +130,16 @@ class _Plan:
 
     def base(self, name: str) -> str | None:
         """The model's name under which the base stores ``name`` or what it is tied to."""
-        if name in self.ours.stored:
+        if name in self.ours:
             return name
-        return next((n for n in self.names.others(name) if n in self.ours.stored), None)
-
-    def mine(self, name: str) -> torch.Tensor:
-        return self.ours.weights.read(self.ours.stored[name])
-
-    def merged(self, name: str) -> torch.Tensor:
-        return self.theirs.weights.read(self.theirs.stored[name])
+        return next((n for n in self.names.others(name) if n in self.ours), None)
 
 
 def _plan(prepared: Prepared, names: Names, ours: Side, theirs: Side, tally: _Tally) -> _Plan:
     plan = _Plan(names, ours, theirs, vocabulary=_vocabulary(prepared), adapter_dtype=_stored_dtype(prepared))
     config = prepared.model.peft_config[ADAPTER]
     plan.replaced = merging.replaced(prepared)
-    touched: set[str] = set(plan.replaced)
+    touched: set[str] = set()
     proven: dict[Any, bool] = {}
     for unit in merging.units(prepared):
         layer = prepared.adapted[unit.layers[0]]
@@ -154,17 +156,30 @@ def _plan(prepared: Prepared, names: Names, ours: Side, theirs: Side, tally: _Ta
         else:
             own = f"{plain(unit.layers[0])}.weight"
             touched.update({own, *names.others(own)})
+            for key, parameter in layer_check.base_of(layer).named_parameters():
+                if key != "weight" and getattr(parameter, FROM_FILE, False):
+                    plan.replaced[f"{plain(unit.layers[0])}.{key}"] = parameter.data
             plan.fast += _fast(layer, own, low, plan, config, tally)
-    for name in theirs.stored:
-        if name in touched:
-            continue
+    touched.update(plan.replaced)
+    for name in _entries(ours, theirs, touched):
         mine = plan.base(name)
         if mine is not None:
             plan.untouched.append((name, mine))
         elif name in names.known:
             tally.explained["new"] += 1
-    tally.explained["renamed"] += sum(ours.stored.get(n, s) != s for n, s in theirs.stored.items())
+    tally.explained["renamed"] += sum(n in ours and ours.shown(n) != theirs.shown(n) for n in (*theirs.stored, *theirs.made))
     return plan
+
+
+def _entries(ours: Side, theirs: Side, touched: set[str]) -> Iterator[str]:
+    """What to compare of the merged model: parts one by one where both sides have the same, else what is made of them."""
+    parts = theirs.parts()
+    alike = {whole for whole, made_of in theirs.made.items() if set(made_of) == set(ours.made.get(whole, ()))}
+    for name, stored in theirs.stored.items():
+        whole = parts.get(stored, name)
+        if whole not in touched and (whole == name or whole in alike):
+            yield name
+    yield from (whole for whole in theirs.made if whole not in touched and whole not in alike)
 
 
 def _fast(layer: nn.Module, own: str, low: updates.LowRank, plan: _Plan, config: Any, tally: _Tally) -> Iterator[Module]:
@@ -176,14 +191,14 @@ def _fast(layer: nn.Module, own: str, low: updates.LowRank, plan: _Plan, config:
         tally.uncompared.append((own, f"the base's files have no weight for `{own}`"))
         return
     else:
-        base = plan.mine(mine)
+        base = plan.ours.read(mine)
     found: Any = layer
     rslora = bool(getattr(config, "use_rslora", False))
     usual = config.lora_alpha / (math.sqrt(config.r) if rslora else config.r)
     for name in (own, *plan.names.others(own)):
-        if name not in plan.theirs.stored:
+        if name not in plan.theirs:
             continue
-        merged = plan.merged(name)
+        merged = plan.theirs.read(name)
         # A module without an adapter that is tied to this one: untied, it keeps the base's weight.
         if name != own and compare(base, merged, vocabulary=False).how in ("same", "cast"):
             continue
@@ -192,9 +207,9 @@ def _fast(layer: nn.Module, own: str, low: updates.LowRank, plan: _Plan, config:
             merged, base, low = merged[:rows], base[:rows], updates.LowRank(low.left[:rows], low.right)
             tally.explained["resized"] += 1
         if merged.shape != base.shape:
-            tally.changed[plan.theirs.stored[name]] = Kept("shape")
+            tally.changed[plan.theirs.shown(name)] = Kept("shape")
             continue
-        module = Module(name, plan.theirs.stored[name], base, merged, low, usual=usual, rslora=rslora)
+        module = Module(name, plan.theirs.shown(name), base, merged, low, usual=usual, rslora=rslora)
         module.rank, module.alpha, module.scale = int(found.r[ADAPTER]), float(found.lora_alpha[ADAPTER]), float(found.scaling[ADAPTER])
         yield module
 
@@ -226,27 +241,28 @@ def _compare_untouched(plan: _Plan, tally: _Tally, pool: ThreadPoolExecutor, pro
 
     def one(pair: tuple[str, str]) -> Kept:
         with torch.no_grad():
-            return compare(plan.mine(pair[1]), plan.merged(pair[0]), vocabulary=pair[0] in plan.vocabulary)
+            return compare(plan.ours.read(pair[1]), plan.theirs.read(pair[0]), vocabulary=pair[0] in plan.vocabulary)
 
     for (name, mine), kept in zip(plan.untouched, pool.map(one, plan.untouched), strict=True):
-        info = plan.theirs.weights.info(plan.theirs.stored[name])
-        tally.bytes += info.nbytes + plan.ours.weights.info(plan.ours.stored[mine]).nbytes
+        info = plan.theirs.weights.info(plan.theirs.shown(name))
+        tally.bytes += info.nbytes + plan.ours.weights.info(plan.ours.shown(mine)).nbytes
         matrix = len(info.shape) > 1
         tally.matrices += matrix
         if kept.how in ("changed", "shape"):
-            tally.changed[plan.theirs.stored[name]] = kept
+            tally.changed[plan.theirs.shown(name)] = kept
         elif kept.how != "same":
             tally.explained[kept.how] += 1
         if kept.via is not None and matrix:
             tally.via.add(kept.via)
         if kept.overflow:
-            tally.faults.append(Fault("overflow", [plan.theirs.stored[name]], detail={"elements": kept.overflow}))
+            tally.faults.append(Fault("overflow", [plan.theirs.shown(name)], detail={"elements": kept.overflow}))
 
 
 def _measure(plan: _Plan, tally: _Tally, pool: ThreadPoolExecutor, progress: Progress) -> None:
     def one(module: Module) -> Sums:
+        module.via = tuple(tally.via)
         with torch.no_grad():
-            return measure(module.base, module.merged, module.update, plan.adapter_dtype)
+            return measure(module.base, module.merged, module.update, plan.adapter_dtype, module.via)
 
     for number, (module, sums) in enumerate(zip(plan.fast, pool.map(one, plan.fast), strict=True), 1):
         progress(f"auditing module {number} of {len(plan.fast)}")
@@ -268,7 +284,7 @@ def _by_peft(prepared: Prepared, plan: _Plan, tally: _Tally, progress: Progress)
         native: dict[str, torch.Tensor] = {}
         for name, target in exact.items():
             for module in _dense(name, target, plan, tally):
-                module.sums = measure(module.base, module.merged, module.update, plan.adapter_dtype)
+                module.sums = measure(module.base, module.merged, module.update, plan.adapter_dtype, module.via)
                 if not causes.right(module):
                     native = native or merging.merge(prepared, unit)
                     own = native[name]
@@ -282,11 +298,11 @@ def _by_peft(prepared: Prepared, plan: _Plan, tally: _Tally, progress: Progress)
 
 def _dense(name: str, target: torch.Tensor, plan: _Plan, tally: _Tally) -> Iterator[Module]:
     for stored in dict.fromkeys((name, *plan.names.others(name))):
-        if stored not in plan.theirs.stored:
+        if stored not in plan.theirs:
             continue
-        merged = plan.merged(stored)
+        merged = plan.theirs.read(stored)
         mine = plan.base(name)
-        base = plan.mine(mine) if mine is not None else torch.zeros_like(target)
+        base = plan.ours.read(mine) if mine is not None else torch.zeros_like(target)
         if base.shape != target.shape:
             base = torch.zeros_like(target)
         if merged.shape != target.shape and stored in plan.vocabulary and merged.shape[1:] == target.shape[1:]:
@@ -294,36 +310,36 @@ def _dense(name: str, target: torch.Tensor, plan: _Plan, tally: _Tally) -> Itera
             merged, base, target = merged[:rows], base[:rows], target[:rows]
             tally.explained["resized"] += 1
         if merged.shape != target.shape:
-            tally.changed[plan.theirs.stored[stored]] = Kept("shape")
+            tally.changed[plan.theirs.shown(stored)] = Kept("shape")
             continue
         if not target.dtype.is_floating_point:
             if not torch.equal(target, merged.to(target.dtype)):
-                tally.changed[plan.theirs.stored[stored]] = Kept("changed")
+                tally.changed[plan.theirs.shown(stored)] = Kept("changed")
             continue
         wide = target.reshape(len(target), -1) if target.dim() > 1 else target.reshape(1, -1)
         delta = wide - base.reshape(wide.shape).to(wide.dtype)
-        yield Module(stored, plan.theirs.stored[stored], base, merged, updates.Dense(delta, wide))
+        yield Module(stored, plan.theirs.shown(stored), base, merged, updates.Dense(delta, wide), via=tuple(tally.via))
 
 
 def _replaced(plan: _Plan, tally: _Tally) -> None:
     """What the merged model takes from the adapter's file as it is."""
     for name, target in plan.replaced.items():
-        if name not in plan.theirs.stored:
+        if name not in plan.theirs:
             continue
-        merged = plan.merged(name)
+        merged = plan.theirs.read(name)
         tally.bytes += 2 * merged.nbytes
         kept = compare(target, merged, vocabulary=name in plan.vocabulary)
         if kept.how not in ("changed", "shape"):
             continue
         mine = plan.base(name)
-        base = plan.mine(mine) if mine is not None else None
+        base = plan.ours.read(mine) if mine is not None else None
         if base is None or base.shape != target.shape or merged.shape != target.shape:
-            tally.changed[plan.theirs.stored[name]] = kept
+            tally.changed[plan.theirs.shown(name)] = kept
             continue
         wide = target.reshape(len(target), -1) if target.dim() > 1 else target.reshape(1, -1)
         delta = wide.float() - base.reshape(wide.shape).float()
-        module = Module(name, plan.theirs.stored[name], base, merged, updates.Dense(delta, wide))
-        module.sums = measure(base, merged, module.update, plan.adapter_dtype)
+        module = Module(name, plan.theirs.shown(name), base, merged, updates.Dense(delta, wide), via=tuple(tally.via))
+        module.sums = measure(base, merged, module.update, plan.adapter_dtype, module.via)
         tally.modules.append(module)
 
 
@@ -333,11 +349,15 @@ def _replaced(plan: _Plan, tally: _Tally) -> None:
 def _missing(plan: _Plan, found: directories.Merged, tally: _Tally) -> None:
     excused = {plan.names.name(stored) for stored in found.lost}
     absent: list[str] = []
+    parts = plan.ours.parts()
     wanted = dict.fromkeys((*plan.ours.stored, *plan.replaced))
     for name in wanted:
-        if name in plan.theirs.stored or name in excused:
+        whole = parts.get(plan.ours.stored.get(name, ""), name)
+        if name in plan.theirs or name in excused or whole in plan.theirs.stored:
             continue
-        if any(other in plan.theirs.stored or other in excused for other in plan.names.others(name)):
+        if whole != name:
+            absent.append(plan.ours.stored[name])
+        elif any(other in plan.theirs or other in excused for other in plan.names.others(name)):
             tally.explained["tied"] += 1
         elif name not in plan.names.known:
             tally.explained["not-in-model"] += 1

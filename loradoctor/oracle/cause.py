@@ -47,6 +47,14 @@ class Module:
     scale: float | None = None
     usual: float | None = None
     rslora: bool = False
+    via: tuple[torch.dtype, ...] = ()
+    """dtypes that the model is known to have passed through"""
+
+    def stored_as(self, values: torch.Tensor) -> torch.Tensor:
+        """float32 ``values`` after they have been through those dtypes and the merged model's."""
+        for dtype in (*self.via, self.merged.dtype):
+            values = values.to(dtype)
+        return values.to(torch.float32)
 
 
 @dataclass
@@ -132,8 +140,8 @@ def _expected(module: Module) -> float:
 
     def visit(base: torch.Tensor, _merged: torch.Tensor, start: int, stop: int) -> None:
         nonlocal total
-        target = module.update.onto(base, start, stop)
-        total += module.update.along(target.to(module.merged.dtype).to(torch.float32) - target, start, stop)
+        target = module.update.add_to(base.clone(), start, stop)
+        total += module.update.along(module.stored_as(target) - target, start, stop)
 
     fold(module.base, module.merged, module.update.shape, visit)
     return 1 + total / module.sums.update
@@ -163,7 +171,7 @@ def _noise(module: Module) -> float:
     def visit(base: torch.Tensor, merged: torch.Tensor, _start: int, _stop: int) -> None:
         nonlocal total
         largest = torch.maximum(base.abs(), merged.abs())
-        steps = [half_ulp(largest, d) for d in {module.base.dtype, module.merged.dtype} if d.itemsize <= 4]
+        steps = [half_ulp(largest, d) for d in {module.base.dtype, module.merged.dtype, *module.via} if d.itemsize <= 4]
         step = torch.stack(steps).amax(0) if steps else largest * 2.0**-52
         total += float(step.double().square().sum()) * 2 / 3
 
@@ -231,12 +239,10 @@ def _by_rounding(module: Module, causes: list[str]) -> list[str]:
 
     def visit(base: torch.Tensor, merged: torch.Tensor, start: int, stop: int) -> None:
         nonlocal twice, once
-        dtype = module.merged.dtype
-        first = module.update.onto(base, start, stop)
+        first = module.update.add_to(base.clone(), start, stop)
         update = first - base
-        between = first.to(dtype).to(torch.float32)
-        twice += int(torch.count_nonzero((between + update).to(dtype) == merged.to(dtype)))
-        once += int(torch.count_nonzero((first + update).to(dtype) == merged.to(dtype)))
+        twice += int(torch.count_nonzero(module.stored_as(module.stored_as(first) + update) == merged))
+        once += int(torch.count_nonzero(module.stored_as(first + update) == merged))
 
     fold(module.base, module.merged, module.update.shape, visit)
     return causes if twice >= once else [*causes[1:], causes[0]]
@@ -303,7 +309,7 @@ def _is_transposed(module: Module) -> bool:
 
     def visit(base: torch.Tensor, merged: torch.Tensor, start: int, stop: int) -> None:
         nonlocal apart, size
-        apart += float((merged - module.update.onto(base, start, stop)).double().square().sum())
+        apart += float((merged - module.update.add_to(base.clone(), start, stop)).double().square().sum())
         size += float(base.double().square().sum())
 
     fold(module.base, turned, (rows, columns), visit)

@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
+
+from .loading import Loading
 from .prepared import Prepared
 from .weights import BaseWeights, renamer
 
@@ -27,6 +30,26 @@ class Side:
     """stored names that no model has, and what put them there: ``adapter`` or ``wrapper``"""
     unknown: list[str] = field(default_factory=list)
     """stored names that mean nothing to the model"""
+    made: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """parameters that transformers puts together, as the experts of a layer, and what of; their parts are in ``stored`` too"""
+    loading: Loading | None = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.stored or name in self.made
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor that the model calls ``name``."""
+        if name in self.stored or self.loading is None:
+            return self.weights.read(self.stored[name])
+        return self.loading.read((name,))[name]
+
+    def shown(self, name: str) -> str:
+        """A stored name to show for it."""
+        return self.stored[name] if name in self.stored else self.made[name][0]
+
+    def parts(self) -> dict[str, str]:
+        """Stored name of every part → the parameter that it is a part of."""
+        return {part: name for name, parts in self.made.items() for part in parts}
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,18 @@ def side(weights: BaseWeights, names: Names) -> Side:
         if name not in names.known:
             found.unknown.append(stored)
     return found
+
+
+def put_together(one: Side, names: Names, model: object) -> None:
+    """Learn which unknown tensors of ``one`` are parts of a parameter of ``model``, a base without adapter."""
+    loading = Loading(one.weights, model, {})
+    unknown = set(one.unknown)
+    for name in names.known - set(one.stored):
+        parts = loading.stored_for(name)
+        if parts and unknown.issuperset(parts):
+            one.made[name], one.loading = parts, loading
+    known = one.parts()
+    one.unknown = [stored for stored in one.unknown if stored not in known]
 
 
 def unwrapped(stored: str) -> str:

@@ -52,7 +52,10 @@ def dotted(node: ir.Expr) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A name that an import statement binds to something of a library, as written; ``guarded`` in a ``try`` with a way out."""
+    """A name that an import statement binds to something of a library, as written.
+
+    ``guarded`` in a ``try`` with a way out, and where only type checkers look.
+    """
 
     node: ir.Import
     bound: str
@@ -64,6 +67,7 @@ class Imported:
 def imports(module: Module) -> list[Imported]:
     """Everything this file imports, in the order of the text."""
     ways_out = {n.uid for t in nodes(module) if isinstance(t, ir.Try) and t.handlers for n in walk(t.body, t.handlers)}
+    ways_out |= {n.uid for t in nodes(module) if isinstance(t, ir.If) and dotted(t.test).endswith("TYPE_CHECKING") for n in walk(t.body)}
     top = {statement.uid for statement in module.program.body}
     found = (n for n in nodes(module) if isinstance(n, ir.Import))
     return [Imported(n, bound, name, n.uid in ways_out, n.uid in top) for n in found for bound, name in n.bindings]

@@ -39,6 +39,14 @@ def assert_merge_equivalent() -> Callable[..., Check]:
 
 
 @pytest.fixture(scope="session")
+def assert_merged() -> Callable[..., Check]:
+    """``assert_merged(adapter, base, merged)``: the merged model is base plus update, tensor by tensor."""
+    from loradoctor import testing
+
+    return testing.assert_merged
+
+
+@pytest.fixture(scope="session")
 def assert_adapter_effective() -> Callable[..., float]:
     """``assert_adapter_effective(model, inputs)``: the adapter changes what the model answers."""
     from loradoctor import testing

@@ -12,7 +12,7 @@ from typing import Any
 from loradoctor.api import Path, Paths, check, lint
 from loradoctor.diagnostic import Check, Report, Severity
 
-__all__ = ["assert_adapter", "assert_adapter_effective", "assert_lint_clean", "assert_merge_equivalent"]
+__all__ = ["assert_adapter", "assert_adapter_effective", "assert_lint_clean", "assert_merge_equivalent", "assert_merged"]
 
 
 def assert_adapter(
@@ -77,6 +77,22 @@ def assert_merge_equivalent(model_or_path: object, base: Path | None = None, **o
     return outcomes[0]
 
 
+def assert_merged(adapter: Path, base: Path | None, merged: Path, **options: Any) -> Check:
+    """Assert that the model in the directory ``merged`` is ``base`` with ``adapter`` merged into it: every tensor is accounted for.
+
+    ``base`` is a directory or id; with None it is looked for as :func:`assert_adapter` does. An adapter without effect proves
+    nothing, and so does a comparison that was not made: both fail. ``options`` go to :func:`loradoctor.check`.
+    """
+    __tracebackhide__ = True
+    # Whether merging keeps what the adapter does is a question of its own, and takes longer to answer.
+    report = check(adapter, "auto" if base is None else base, merged=merged, **{"merge": False, **options})
+    outcome = next((c for c in report.checks if c.name == "merged-copy"), None)
+    if outcome is None or outcome.status != "passed":
+        reason = _unproven(outcome, "the merged model is not proven") if outcome is not None else "the merged model was not examined"
+        raise AssertionError(f"{reason}\n\n{_rendered(report, Severity.WARNING)}")
+    return outcome
+
+
 def assert_adapter_effective(model: object, inputs: Mapping[str, object], *, more_than: float = 0.0) -> float:
     """Assert that the adapter changes what the model answers, and return by how much.
 
@@ -108,7 +124,7 @@ def _rendered(report: Report, show: Severity) -> str:
     return Text(show).render(report).rstrip()
 
 
-def _unproven(check: Check) -> str:
+def _unproven(check: Check, claim: str = "merge equivalence is not proven") -> str:
     numbers = [
         f"{label} {value:.3g}"
         for label, value in (("measured", check.measured), ("bound", check.bound), ("effect", check.effect))
@@ -116,7 +132,7 @@ def _unproven(check: Check) -> str:
     ]
     details = f" ({', '.join(numbers)})" if numbers else ""
     reason = f": {check.reason}" if check.reason else ""
-    return f"merge equivalence is not proven, the check is `{check.status}`{reason}{details}"
+    return f"{claim}, the check is `{check.status}`{reason}{details}"
 
 
 def _named(paths: Paths) -> str:

@@ -375,9 +375,9 @@ def _of_directory(found: directories.Merged, theirs: Side) -> Iterator[Fault]:
     if found.config is None:
         yield Fault("no-config", [])
     elif found.config.get("quantization_config"):
-        yield Fault("quantization-config", [])
+        yield Fault("quantization-config", [], detail={"file": "config.json"})
     if found.adapter_config:
-        yield Fault("adapter-config", [])
+        yield Fault("adapter-config", [], detail={"file": "adapter_config.json"})
     for kind in ("adapter", "wrapper"):
         left = [stored for stored, what in theirs.leftovers.items() if what == kind]
         if left:

@@ -19,6 +19,9 @@ _INNER = re.compile(r"\.(?:base_layer|_orig_mod)(?=\.)|\.modules_to_save\.\w+(?=
 _PEFT = re.compile(r"(?:^|\.)(?:lora_|base_layer\.|original_module\.|modules_to_save\.|token_adapter\.|ia3_l|oft_|boft_|hada_|lokr_|vera_|"
                    r"trainable_tokens_|randlora_|hra_u|road_|miss_|ln_tuning_layers\.|shira_|fourierft_|c3a_|vblora_)")  # fmt: skip
 
+_OLD_BUFFERS = r"rotary_emb\.inv_freq$|\.attn\.(?:bias|masked_bias)$|\.attention\.(?:bias|masked_bias)$|embeddings\.position_ids$"
+"""what older releases saved and none reads: computed from the config"""
+
 
 @dataclass
 class Side:
@@ -60,6 +63,8 @@ class Names:
     alias: Mapping[str, str]
     rename: Callable[[str], str]
     prefix: str
+    ignored: re.Pattern[str]
+    """stored names that transformers passes over without a word"""
 
     @classmethod
     def of(cls, prepared: Prepared) -> Names:
@@ -67,7 +72,9 @@ class Names:
         model = prepared.base.model
         alias = {name: names[0] for names in prepared.base.names.values() for name in names}
         saved = {_INNER.sub("", name) for name in model.state_dict() if not _PEFT.search(_INNER.sub("", name))}
-        return cls(frozenset({*alias, *saved}), alias, renamer(model), str(getattr(model, "base_model_prefix", "")))
+        ignored = "|".join([_OLD_BUFFERS, *(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())])
+        prefix = str(getattr(model, "base_model_prefix", ""))
+        return cls(frozenset({*alias, *saved}), alias, renamer(model), prefix, re.compile(ignored))
 
     def name(self, stored: str) -> str:
         """The model's name of a stored tensor; its own, renamed, when the model has none like it."""
@@ -100,7 +107,7 @@ def side(weights: BaseWeights, names: Names) -> Side:
             found.leftovers.setdefault(stored, "adapter")
             continue
         found.stored[name] = stored
-        if name not in names.known:
+        if name not in names.known and not names.ignored.search(stored):
             found.unknown.append(stored)
     return found
 

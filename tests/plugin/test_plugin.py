@@ -148,5 +148,5 @@ def test_the_functions_work_without_fixtures(suite):
 
 def test_the_fixtures_are_documented(pytester):
     shown = pytester.runpytest_inprocess("--fixtures", "-p", "no:cacheprovider").stdout.str()
-    for name in ("assert_adapter", "assert_lint_clean", "assert_merge_equivalent", "assert_adapter_effective"):
+    for name in ("assert_adapter", "assert_lint_clean", "assert_merge_equivalent", "assert_merged", "assert_adapter_effective"):
         assert f"{name} [session scope]" in shown

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,13 +150,25 @@ def evidence(
         loaders=tuple(Loader(**row) for row in answer.get("loaders", ())),
         merge=merge,
         checks=tuple(checks),
-        facts={"base_path": base, "base_class": loads.class_name, "base_quantization": answer.get("quantization"), "torch_side": versions},
+        facts={
+            "base_path": base,
+            "base_class": loads.class_name,
+            "base_quantization": answer.get("quantization"),
+            "torch_side": versions,
+            "merge": _modules(merge),
+        },
         named=named,
         unmergeable=str(answer.get("unmergeable", "")),
         vocabulary=answer.get("vocabulary"),
         replaced=_replaced(checkpoint, answer),
         audit=audit,
     )
+
+
+def _modules(merge: tuple[ModuleMerge, ...]) -> list[dict[str, object]] | None:
+    """Every module's numbers as JSON can hold them; None when nothing was merged."""
+    rows = [asdict(module) for module in merge]
+    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows] or None
 
 
 def _replaced(checkpoint: Checkpoint, answer: Mapping[str, Any]) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     result["loads"] = outcome.as_json()
     result["replaced"] = _replaced(prepared) if prepared.model is not None else []
     if wanted:
-        result.update(_merge(prepared, progress))
+        result.update(_merge(prepared, request, progress))
     if copy:
         result["audit"] = audit(prepared, copy, progress)
     if request.get("forward") and prepared.model is not None:
@@ -108,7 +108,9 @@ def _replaced(prepared: Prepared) -> list[str]:
     return found
 
 
-def _merge(prepared: Prepared, progress: Progress) -> dict[str, Any]:
+def _merge(prepared: Prepared, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    if quantization(prepared.base):
+        prepared = merging.on_quantized(prepared, request, progress)
     if prepared.weights_error:
         return {"merge_error": prepared.weights_error}
     if prepared.model is None:

@@ -18,6 +18,7 @@ from torch import nn
 from . import experts
 from .inputs import CannotProbe, probe
 from .parts import Copy, Cut, cut, token_ids
+from .quantized import Format
 from .tally import Tally, half_ulp
 
 __all__ = ["CannotProbe", "Merge", "base_of", "base_parameters", "copies", "examine", "half_ulp", "merges", "method", "probe", "unloaded"]
@@ -87,16 +88,22 @@ class Outputs:
             result.status = "different"
 
 
-def examine(layers: Mapping[str, nn.Module], bystanders: Sequence[str] = (), device: torch.device | str = "cpu") -> list[Merge]:
+def examine(
+    layers: Mapping[str, nn.Module],
+    bystanders: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    kept: Format | None = None,
+) -> list[Merge]:
     """Compare merged with unmerged for layers that share weights (usually a single layer).
 
     ``layers`` are PEFT layers by name, with their weights; they are copied to ``device``, in parts where the method allows, and
-    never changed. ``bystanders`` are modules without an adapter that use the same weight: merging changes them too.
+    never changed. ``bystanders`` are modules without an adapter that use the same weight: merging changes them too. ``kept`` is the
+    format that the weight goes back to after merging, when its values here are those of a quantized one.
     """
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            results = list(_examine(layers, device))
+            results = list(_examine(layers, device, kept))
         except CannotProbe as reason:
             return [Merge(name, "not-run", str(reason)) for name in layers]
         for result in results:
@@ -107,20 +114,20 @@ def examine(layers: Mapping[str, nn.Module], bystanders: Sequence[str] = (), dev
         return results
 
 
-def _examine(layers: Mapping[str, nn.Module], device: torch.device | str) -> Iterable[Merge]:
+def _examine(layers: Mapping[str, nn.Module], device: torch.device | str, kept: Format | None) -> Iterable[Merge]:
     if len(layers) == 1:
         [(name, layer)] = layers.items()
         try:
             if experts.is_wrapper(layer):
                 return [_by_experts(name, wrapper, device) for wrapper in reversed(experts.wrappers(layer))]
-            if rows := cut(layer):
-                return [_by_rows(name, rows, device)]
+            if rows := cut(layer, multiple=kept.rows if kept else 1):
+                return [_by_rows(name, rows, device, kept)]
         except REFUSALS as error:
             return [_refusal(name, error, named=True)]
-    return _whole(layers, device)
+    return _whole(layers, device, kept)
 
 
-def _by_rows(name: str, cut: Cut, device: torch.device | str) -> Merge:
+def _by_rows(name: str, cut: Cut, device: torch.device | str, kept: Format | None) -> Merge:
     exact, stored = Copy(cut, torch.float64, device), Copy(cut, None, device)
     vectors = () if cut.kind == "embedding" else probe(cut.layer, device)
     outputs, tally = Outputs(), Tally()
@@ -134,12 +141,13 @@ def _by_rows(name: str, cut: Cut, device: torch.device | str) -> Merge:
         stored.layer.merge()
         original = cut.of(cut.weight, rows).to(device)
         slack = cut.slack(rows)
-        tally.add(original, exact.weight, stored.weight, slack.to(device) if slack is not None else None)
+        found = kept.requantised(stored.weight) if kept and cut.kind == "linear" else stored.weight
+        tally.add(original, exact.weight, found, slack.to(device) if slack is not None else None)
         if cut.trains_bias:
             tally.add(base_of(cut.layer).bias.data[rows].to(device), exact.bias, stored.bias)
-    result = Merge(name, "equal", dtype=_name(cut.weight.dtype))
+    result = Merge(name, "equal", dtype=kept.name if kept else _name(cut.weight.dtype))
     outputs.judge(result, "LORA")
-    return _counted(result, tally)
+    return _counted(result, tally, bounded=kept is None)
 
 
 def _by_experts(name: str, wrapper: Any, device: torch.device | str) -> Merge:
@@ -159,7 +167,7 @@ def _by_experts(name: str, wrapper: Any, device: torch.device | str) -> Merge:
     return _counted(result, tally)
 
 
-def _whole(layers: Mapping[str, nn.Module], device: torch.device | str) -> Iterable[Merge]:
+def _whole(layers: Mapping[str, nn.Module], device: torch.device | str, kept: Format | None) -> Iterable[Merge]:
     inputs = {name: probe(layer, device) for name, layer in layers.items()}
     found: dict[str, dict[str, torch.Tensor]] = {}
     modules: dict[str, nn.Module] = {}
@@ -176,16 +184,19 @@ def _whole(layers: Mapping[str, nn.Module], device: torch.device | str) -> Itera
             found = {name: _values(module) for name, module in modules.items()}
     results = []
     for name, layer in layers.items():
-        result = Merge(name, "equal", dtype=_name(_main(layer).dtype))
+        result = Merge(name, "equal", dtype=kept.name if kept else _name(_main(layer).dtype))
         outputs, tally = Outputs(), Tally(coarse=method(layer) in COARSE)
         outputs.compare(unmerged[name], _first(modules[name](*inputs[name])))
         outputs.judge(result, method(layer))
         exact, original = _values(modules[name]), {key: p.data for key, p in base_parameters(layer).items()}
         for key in exact.keys() & original.keys() & found[name].keys():
             before, target, after = original[key].to(device), exact[key], found[name][key]
-            if before.shape == target.shape == after.shape and before.dtype.is_floating_point and before.numel():
-                tally.add(before, target, after)
-        results.append(_counted(result, tally))
+            if not before.shape == target.shape == after.shape or not before.dtype.is_floating_point or not before.numel():
+                continue
+            if before.dim() == 1 and torch.equal(target, before.to(target.dtype)):
+                continue  # a bias that the method leaves alone is no part of what is merged
+            tally.add(before, target, kept.requantised(after) if kept and after.dim() == 2 else after)
+        results.append(_counted(result, tally, bounded=kept is None))
     _release(modules.values())
     return results
 
@@ -264,13 +275,13 @@ def _release(modules: Iterable[nn.Module]) -> None:
             parameter.data = parameter.data.new_empty(0)
 
 
-def _counted(result: Merge, tally: Tally) -> Merge:
+def _counted(result: Merge, tally: Tally, *, bounded: bool = True) -> Merge:
     lost = math.sqrt(tally.lost / tally.update) if tally.update > 0 and math.isfinite(tally.update) else None
     update, size = math.sqrt(tally.update), math.sqrt(tally.size)
     effect = update / size if size else (math.inf if update else 0.0)
     return replace(
         result,
-        effect=effect, update=update, lost=lost, rounding=tally.worst, largest=tally.largest, overflow=tally.overflow,
+        effect=effect, update=update, lost=lost, rounding=tally.worst if bounded else None, largest=tally.largest, overflow=tally.overflow,
     )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +13,10 @@ from torch import nn
 
 from . import experts
 from . import layers as layer_check
-from .isolated import needs_all_layers, reads_base_weights, rebuild
+from .isolated import needs_all_layers, peft_type, reads_base_weights, rebuild
 from .load import ADAPTER
-from .prepared import Prepared
+from .prepared import Prepared, quantization
+from .quantized import EightBit, Format, FourBit, format_of
 from .units import (
     NoWeight,
     bystanders_of,
@@ -22,8 +25,15 @@ from .units import (
     plain,
     real_weights,
 )
+from .weights import BaseWeights, WeightsError
 
 Progress = Callable[[str], None]
+
+# By `quant_method`, what `quantized` reads. The rest is read by nothing but its own library.
+READABLE = frozenset({"bitsandbytes", "compressed-tensors", "fp8", "fbgemm_fp8"})
+
+# peft/tuners/*/bnb.py: the methods whose layers merge into bitsandbytes' weights; others adapt them, or take them for ordinary ones.
+MERGING_BITSANDBYTES = frozenset({"LORA", "HIRA", "PVERA", "RANDLORA", "ROAD"})
 
 
 def examine(prepared: Prepared, progress: Progress) -> list[dict[str, Any]]:
@@ -39,6 +49,21 @@ def examine(prepared: Prepared, progress: Progress) -> list[dict[str, Any]]:
             record["shared_with"] = [plain(name) for name in result.shared_with]
             found.append(record)
     return found
+
+
+def on_quantized(prepared: Prepared, request: dict[str, Any], progress: Progress) -> Prepared:
+    """``prepared`` with the weights of its quantized base; as it was, with the reason in ``weights_error``, where they are not read."""
+    name, method = quantization(prepared.base), peft_type(prepared.model.peft_config[ADAPTER]) if prepared.model else ""
+    if name not in READABLE:
+        return prepared
+    if name == "bitsandbytes" and method and method not in MERGING_BITSANDBYTES:
+        return replace(prepared, weights_error=f"PEFT does not merge {method} into weights of bitsandbytes")
+    try:
+        weights = BaseWeights.at(Path(request["base"]) / prepared.base.part, online=bool(request.get("online")), progress=progress)
+        weights.adopt(prepared.base.model)
+    except WeightsError as why:
+        return replace(prepared, weights_error=f"the base's weights cannot be had: {why}")
+    return replace(prepared, weights=weights, weights_error="")
 
 
 def refused(prepared: Prepared) -> tuple[str, str] | None:
@@ -68,13 +93,27 @@ def _examine_group(prepared: Prepared, group: list[str]) -> list[layer_check.Mer
         real = real_weights(group, adapted, prepared.base, prepared.weights)
     except NoWeight as why:
         return [layer_check.Merge(name, "not-run", str(why)) for name in group]
+    kept = next((k for k in map(format_of, real.values()) if k is not None), None)
+    if kept is not None and reads_base_weights(config):
+        reason = f"PEFT starts this adapter from the base's values, which it does not do on weights in {kept.name}"
+        return [layer_check.Merge(name, "not-run", reason) for name in group]
     with materialised(group_parameters(group, adapted), real):
         if not reads_base_weights(config):
-            return layer_check.examine({name: adapted[name] for name in group}, bystanders)
+            compared = layer_check.examine({name: adapted[name] for name in group}, bystanders, kept=kept)
+            return [_with_unscaled_bias(r, adapted.get(r.module), kept) for r in compared]
         results: list[layer_check.Merge] = []
         for name in group:
             results += _isolated(name, adapted[name], config, prepared.tensors, bystanders)
         return results
+
+
+def _with_unscaled_bias(result: layer_check.Merge, layer: Any, kept: Format | None) -> layer_check.Merge:
+    # peft/tuners/lora/bnb.py, merge: `bias + lora_B.bias`, without the scaling that the forward pass gives it.
+    trained = bool(getattr(layer, "lora_bias", {}).get(ADAPTER))
+    if not (trained and isinstance(kept, (FourBit, EightBit))) or result.status != "equal" or layer.scaling[ADAPTER] == 1:
+        return result
+    reason = "PEFT adds the trained bias without its scaling to weights of bitsandbytes"
+    return replace(result, status="different", reason=reason, difference=abs(1 / layer.scaling[ADAPTER] - 1))
 
 
 def _unknown_input(layers: list[nn.Module]) -> str:

@@ -76,8 +76,11 @@ class Cut:
         return part.T if self.kind == "transposed" else part
 
 
-def cut(layer: nn.Module, size: int = PART) -> Cut | None:
-    """How to take ``layer`` in parts of about ``size`` elements, or None for layers whose rows depend on each other."""
+def cut(layer: nn.Module, size: int = PART, multiple: int = 1) -> Cut | None:
+    """How to take ``layer`` in parts of about ``size`` elements, or None for layers whose rows depend on each other.
+
+    A part has a ``multiple`` of rows, except the last.
+    """
     from peft.tuners.lora import layer as lora
 
     adapters = [n for n in getattr(layer, "active_adapters", ()) if n in getattr(layer, "r", ())]
@@ -101,6 +104,7 @@ def cut(layer: nn.Module, size: int = PART) -> Cut | None:
         return None
     # PEFT's DoRA multiplies an identity matrix of inputs x inputs through A and B at every forward.
     rows = max(1, size // a.in_features, a.in_features if dora else 1)
+    rows = -(-rows // multiple) * multiple
     return Cut(layer, name, "transposed" if transposed else "linear", dora, rows)
 
 

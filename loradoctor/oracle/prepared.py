@@ -95,11 +95,21 @@ def disarm(config: Any) -> None:
 
 def quantization(base: Base) -> str | None:
     """How the base is quantized by its own config, None when it is not."""
-    config = getattr(base.model.config, "quantization_config", None)
-    if not config:
-        return None
-    name = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
-    return str(getattr(name, "value", name))
+    own = base.model.config
+    # Composite models keep it with the part that is quantized; releases of compressed-tensors before 0.6 called it otherwise.
+    for config in (own, *(getattr(own, part, None) for part in getattr(own, "sub_configs", ()))):
+        for field in ("quantization_config", "compression_config"):
+            found = getattr(config, field, None)
+            if found:
+                return _method(found if isinstance(found, dict) else vars(found))
+    return None
+
+
+def _method(config: dict[str, Any]) -> str:
+    name = config.get("quant_method")
+    # The first releases that could be saved in few bits did not say whose bits they are.
+    unnamed = "bitsandbytes" if config.get("load_in_4bit") or config.get("load_in_8bit") else "compressed-tensors"
+    return str(getattr(name, "value", name) or unnamed)
 
 
 def load_adapter(base: Base, directory: str) -> tuple[Any, Outcome]:
@@ -114,7 +124,7 @@ def load_adapter(base: Base, directory: str) -> tuple[Any, Outcome]:
 
 def _weights(request: dict[str, Any], base: Base, progress: Progress) -> tuple[BaseWeights, str]:
     if name := quantization(base):
-        return BaseWeights({}), f"the base is quantized ({name}): merging would change its weights anyway"
+        return BaseWeights({}), f"the base is quantized ({name}), and its weights are only read by the library that wrote them"
     try:
         directory = Path(request["base"]) / base.part
         weights = BaseWeights.at(directory, online=bool(request.get("online")), progress=progress)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from . import quantized
 from .base import Base, hollow
 from .layers import base_parameters
 from .load import FROM_FILE
@@ -113,11 +114,15 @@ def real_weights(
 def find(names: Sequence[str], shape: torch.Size, base: Base, weights: BaseWeights) -> torch.Tensor | None:
     """The base's tensor for the parameter that has ``names``, put together as transformers does; None when there is none.
 
-    Raises :class:`weights.WeightsError`.
+    One in few bits comes as float32, with the mark of :mod:`quantized`. Raises :class:`weights.WeightsError`.
     """
     tensor = weights.find(names, shape)
-    if tensor is not None or not isinstance(weights, BaseWeights):
+    ordinary = tensor is not None and tensor.dtype.is_floating_point and tensor.element_size() > 1
+    if ordinary or not isinstance(weights, BaseWeights):
         return tensor
+    values = quantized.find(weights, names, shape)
+    if values is not None or tensor is not None:
+        return tensor if values is None else values
     if weights not in _fused:
         # On a base without adapter: its state dict is what transformers loads into.
         _fused[weights] = Loading(weights, base.again().model, {})

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from loradoctor.diagnostic import Check, Subject
 from loradoctor.report.escape import printable
+from loradoctor.report.merges import merges
 from loradoctor.report.palette import Palette
 from loradoctor.report.updates import updates
 
@@ -28,7 +29,7 @@ _LABELS = {
 _ENTRIES = {"modules": "{value} {key}", "dtypes": "{key} in {value} tensors", "rank": "{key} in {value} modules"}
 """How one entry of a mapping reads, where ``key: value`` would not say enough."""
 
-_LOADERS, _UPDATES = _TABLES = "loaders", "updates"
+_LOADERS, _UPDATES, _MERGE = _TABLES = "loaders", "updates", "merge"
 _WHAT = "what"
 """Stands in the first line."""
 _MANY = 12
@@ -39,7 +40,7 @@ _NESTED = 3
 
 
 def card(subject: Subject, checks: Sequence[Check], paint: Palette, *, detailed: bool = False) -> list[str]:
-    """The facts of one subject and the outcome of every check made on it; the table of updates only when ``detailed``."""
+    """The facts of one subject and the outcome of every check made on it; the tables of updates and merges only when ``detailed``."""
     facts = [(label, subject.facts.get(key)) for key, label in _LABELS.items()]
     facts += [(key.replace("_", " "), value) for key, value in subject.facts.items() if key not in (*_LABELS, *_TABLES, _WHAT)]
     rows = [(label, _names(value) if label == "fits" else _value(label, value)) for label, value in facts]
@@ -50,7 +51,7 @@ def card(subject: Subject, checks: Sequence[Check], paint: Palette, *, detailed:
     kind = printable(str(subject.facts.get(_WHAT) or subject.kind.replace("-", " ")))
     lines = [f"{paint('bold', printable(subject.path))} {paint('dim', f'({kind})')}"]
     lines += [f"  {paint('dim', printable(label).ljust(width))}  {text}" for label, text in rows]
-    shown = updates(subject.facts.get(_UPDATES), paint) if detailed else []
+    shown = [*updates(subject.facts.get(_UPDATES), paint), *merges(subject.facts.get(_MERGE), paint)] if detailed else []
     return lines + shown + _loaders(subject.facts.get(_LOADERS), paint) + _outcomes(checks, paint)
 
 

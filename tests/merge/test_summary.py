@@ -7,7 +7,7 @@ import math
 import pytest
 
 from loradoctor.checkpoint.evidence import ModuleMerge
-from loradoctor.merge.summary import effect, lost, summarise
+from loradoctor.merge.summary import effect, keeping, lost, summarise
 
 
 def module(name="m", status="equal", **fields):
@@ -69,3 +69,15 @@ def test_effect_is_over_all_weights():
     assert effect([module(update=1.0, effect=0.1), module(update=2.0, effect=0.1)]) == pytest.approx(0.1)
     assert effect([module(update=1.0, effect=math.inf)]) == math.inf
     assert effect([]) is None
+
+
+def test_the_coarsest_dtype_that_keeps_nine_tenths():
+    assert keeping([module(dtype="nf4", effect=0.1, largest=1.0)]) == ("bfloat16", pytest.approx(0.0166))
+    assert keeping([module(effect=0.01, largest=1.0)]) == ("float16", pytest.approx(0.0207))
+    assert keeping([module(effect=0.01, largest=1e5)]) == ("float32", pytest.approx(2.53e-6))
+    assert keeping([module(dtype="float32", effect=2.5e-7, largest=1.0)]) is None
+
+
+def test_most_of_the_weights_decide_what_they_are_stored_as():
+    check = summarise("a", [module(dtype="float32"), module(dtype="nf4"), module(dtype="nf4")])
+    assert "stored as nf4" in check.reason

@@ -119,27 +119,22 @@ def test_a_merge_that_computes_something_else(examine, tmp_path, monkeypatch):
     assert result.only().data["cause"] == "algebra"
 
 
-def test_memory_holds_one_layer_at_a_time(tmp_path, monkeypatch):
-    """The base never exists as a whole: what is real at any moment is one module's weight."""
-    from loradoctor.oracle import layers, units
-    from loradoctor.oracle.base import is_hollow
-    from loradoctor.oracle.examine import examine as run
+def test_every_module_is_in_the_facts_and_every_kind_in_the_card(examine, tmp_path):
+    from loradoctor.report.card import card
+    from loradoctor.report.palette import Palette
 
-    path = adapter(tmp_path, zoo.lora())
-    real = []
+    report = examine(adapter(tmp_path, zoo.lora(), dtype=torch.bfloat16)).report
+    (subject,) = report.subjects
+    rows = subject.facts["merge"]
+    assert [r["module"] for r in rows[:3]] == [f"model.layers.0.{n}" for n in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")]
+    assert all(r["difference"] <= r["bound"] and 0 < r["lost"] < 0.1 and r["effect"] > 0.1 for r in rows)
+    lines = card(subject, report.checks, Palette(), detailed=True)
+    start = next(i for i, line in enumerate(lines) if line.strip() == "merge")
+    assert [line.split()[:3] for line in lines[start + 2 : start + 5]] == [[n, "2", "bfloat16"] for n in ("q_proj", "up_proj", "v_proj")]
+    assert not any(line.strip() == "merge" for line in card(subject, report.checks, Palette()))
 
-    original = layers.examine
 
-    def spy(group, bystanders=()):
-        weights = [p for layer in spy.model.values() for p in units.base_parameters(layer).values()]
-        real.append(sum(not is_hollow(p.data) for p in weights))
-        return original(group, bystanders)
-
-    def adapted(model, find=units.adapted_layers):
-        spy.model = find(model)
-        return spy.model
-
-    monkeypatch.setattr(layers, "examine", spy)
-    monkeypatch.setattr(units, "adapted_layers", adapted)
-    run({"adapter": str(path), "base": str(tmp_path / "base"), "merge": True}, lambda _: None)
-    assert real == [1] * 6
+def test_the_dtype_that_would_keep_the_update_is_named(examine, tmp_path):
+    result = examine(adapter(tmp_path, zoo.lora(), std=0.01, change=scale_b(0.03), dtype=torch.bfloat16))
+    assert result.only().data["keeps"] == "float16"
+    assert "store float16" in result.only().help

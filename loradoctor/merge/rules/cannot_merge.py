@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loradoctor.diagnostic import Finding, Severity
 from loradoctor.merge.findings import finding, modules
+from loradoctor.merge.quantization import of
 from loradoctor.rule import rule
 
 if TYPE_CHECKING:
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 def cannot_merge(checkpoint: Checkpoint) -> Iterator[Finding]:
     """The adapter cannot be merged into its base.
 
-    Some methods have nothing to merge: prompt and prefix tuning add inputs, Lily, POLY and aLoRA depend on the input. That
-    is worth
-    knowing before one plans to serve a merged model. It is an error when the method merges and this adapter does not, as with
-    `lora_bias=True` on layers that have no bias: `merge_and_unload()` stops half way.
+    Some methods have nothing to merge: prompt and prefix tuning add inputs, Lily, POLY, SHADOW and aLoRA depend on the input. Some
+    bases cannot be merged into: PEFT raises on GPTQ, AWQ and most other quantized weights. That is worth knowing before one plans
+    to serve a merged model. It is an error when the method merges and this adapter does not, as with `lora_bias=True` on layers
+    that have no bias: `merge_and_unload()` stops half way.
 
-    Serve such an adapter unmerged, or train again without the option that stands in the way.
+    Serve such an adapter unmerged, or train again without the option that stands in the way. An adapter of a quantized base merges
+    into the 16-bit model that the base was made of; quantize the result again if it has to be small.
     """
     reason = checkpoint.evidence.unmergeable if checkpoint.evidence is not None else ""
     if reason:
@@ -51,4 +53,12 @@ def cannot_merge(checkpoint: Checkpoint) -> Iterator[Finding]:
             "stands in the way",
             Severity.ERROR,
             cause="refused",
+        )
+    quantized = of(checkpoint.evidence.facts.get("base_quantization")) if checkpoint.evidence is not None else None
+    if quantized is not None and quantized.refuses and not (reason or by_design or refused):
+        yield checkpoint.finding(
+            f"the base is stored as {quantized.title}, and PEFT does not merge into that: {quantized.refuses}",
+            of="directory",
+            help="serve it unmerged, or merge it into the 16-bit model that the base was quantized from",
+            data={"cause": "quantized-base", "quantization": quantized.title},
         )

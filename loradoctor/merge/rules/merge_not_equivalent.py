@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from loradoctor.diagnostic import Finding, Severity
@@ -12,6 +12,7 @@ from loradoctor.rule import rule
 
 if TYPE_CHECKING:
     from loradoctor.checkpoint.checkpoint import Checkpoint
+    from loradoctor.checkpoint.evidence import ModuleMerge
 
 
 @rule("LD801", Severity.ERROR)
@@ -44,8 +45,7 @@ def merge_not_equivalent(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield finding(
             checkpoint,
             different,
-            f"{len(different)} modules give another output once merged (by {worst(different) or 0.0:.1e} of the output "
-            "in float64)",
+            f"{len(different)} modules give another output once merged ({_how(different)})",
             "the merged model is not the model that was trained: keep the adapter unmerged",
             cause="algebra",
             difference=worst(different),
@@ -71,3 +71,7 @@ def merge_not_equivalent(checkpoint: Checkpoint) -> Iterator[Finding]:
             cause="rounding",
             ratio=ratio,
         )
+
+
+def _how(different: Sequence[ModuleMerge]) -> str:
+    return different[0].reason or f"by {worst(different) or 0.0:.1e} of the output in float64"

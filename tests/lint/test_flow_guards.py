@@ -170,6 +170,37 @@ PROGRAMS = {
                 m = get_peft_model(m, cfg)
             return m
     """,
+    "one element of a loop is the first": """
+        def main(paths):
+            m = base()
+            for path in paths:
+                if path == paths[0]:
+                    m = PeftModel.from_pretrained(m, path, adapter_name=path)
+                else:
+                    m.load_adapter(path, adapter_name=path)
+    """,
+    "one element of a loop is the first, the other way round": """
+        def main(pack):
+            m = base()
+            for number, one in pack:
+                if 0 == number:
+                    m = get_peft_model(m, cfg)
+    """,
+    "one element of a loop in every turn of another": """
+        def main(seeds, methods):
+            m = base()
+            for seed in seeds:
+                for method in methods:
+                    if method == "lora":
+                        m = get_peft_model(m, cfg)  #! LD102 warning
+    """,
+    "elements of a loop are of one kind": """
+        def main(stages):
+            m = base()
+            for stage in stages:
+                if stage.kind == "lora":
+                    m = get_peft_model(m, cfg)  #! LD102 warning
+    """,
     "isinstance unknown": """
         def main(m):
             if not isinstance(m, PeftModel):

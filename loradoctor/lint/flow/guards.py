@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import evaluate
+from loradoctor.lint.flow import evaluate, loops
 from loradoctor.lint.flow.conditions import Ways, exclude, fork, holds, learned, plain
 from loradoctor.lint.flow.predicates import compare, counted, is_instance, refine
 from loradoctor.lint.flow.values import Function, Items, Known, Many, Method, Obj, Partial, Ref, Table, Unknown, UserClass, Value
@@ -161,10 +162,25 @@ def _equal(machine: Machine, one: Value, two: Value, state: State) -> Ways:
 
 def fork_on(one: Unknown, two: Known | Unknown | Ref, state: State) -> Ways:
     """The paths on which an unknown value is this one, and those on which it is not."""
+    if isinstance(two, Unknown) and _ELEMENT.fullmatch(two.key):
+        one, two = two, one
     label = repr(two.value) if isinstance(two, Known) else str(two)
-    if _excluded(one.key, label, state):
+    if _excluded(one.key, label, state) or _was_another(one.key, label, state):
         return [], [state]
     return fork(f"{one.key}=={label}", state)
+
+
+_ELEMENT = re.compile(r"item\d+(@[^.\[(]*(\[0\])?)")
+"""The element of a turn of a loop, or what such elements begin with: their names, most often."""
+
+
+def _was_another(key: str, label: str, state: State) -> bool:
+    """Whether an element of another turn was this value: ``if path == paths[0]`` holds once."""
+    element = _ELEMENT.fullmatch(key)
+    if element is None:
+        return False
+    others = (f"item{turn}{element[1]}" for turn in range(loops.MOST_TURNS))
+    return any(state.conds.get(f"{other}=={label}") for other in others if other != key)
 
 
 def matching(machine: Machine, case: ir.Case, subject: Value, states: list[State], scope: int) -> Ways:

@@ -184,14 +184,14 @@ def apply(
 ) -> Outcomes:
     """Run a library's effect and record the visit."""
     binding = functions.bind(spec.params, passed)
-    heap = dict(state.heap)
-    step = len(machine.trace.visits)
+    seen = spec.recorded and not machine.expecting
+    heap = state.heap.copy() if seen else {}
     context = Context(machine, node, name, receiver, binding, state, into)
     result = spec.effect(context) if spec.effect else None
     if result is None:
         result = machine.fresh(node.uid, state)
-    if spec.recorded and not machine.expecting:
-        machine.trace.visits.append(Visit(node, name, receiver, binding, heap, result, step))
+    if seen:
+        machine.trace.saw(Visit(node, name, receiver, binding, {}, result, 0), heap, {})
     return [(result, state)]
 
 

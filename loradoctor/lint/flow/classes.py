@@ -139,7 +139,7 @@ def construct_call(machine: Machine, cls: UserClass, node: ir.Call, passed: Pass
     outcomes: Outcomes = []
     for made, after in construct(machine, cls, node, state, None):
         if isinstance(made, Obj):
-            after.attrs |= {(made.oid, name): value for name, value in binding.values.items()}
+            after.attrs.update({(made.oid, name): value for name, value in binding.values.items()})
         ready = find_method(cls, "__post_init__", after)
         if ready is None:
             outcomes.append((made, after))
@@ -156,6 +156,7 @@ def fields(cls: UserClass) -> tuple[str, ...]:
 
 def bound_super(machine: Machine, scope: int) -> Value:
     """`super()` in the method that a scope belongs to."""
+    machine.bind_records()
     here: int | None = scope
     while here is not None:
         place = machine.scopes[here]

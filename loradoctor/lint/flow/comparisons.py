@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loradoctor.lint import ir
 from loradoctor.lint.flow import calls, conditions, evaluate, guards, predicates
 from loradoctor.lint.flow.facts import Model
-from loradoctor.lint.flow.state import State
+from loradoctor.lint.flow.state import State, share_conditions
 from loradoctor.lint.flow.values import (
     Derived,
     Known,
@@ -85,9 +85,7 @@ def test(machine: Machine, node: ir.Not | ir.Compare | ir.BoolOp, state: State, 
     yes, no = guards.branch(machine, node, state, scope)
     if len(yes) == len(no) == 1 and yes[0].same_world(no[0]):
         first, other = yes[0], no[0]
-        shared = {k: v for k, v in first.conds.items() if other.conds.get(k) is v}
-        held, failed = conditions.learned(first, shared), conditions.learned(other, shared)
-        first.conds = shared
+        held, failed = conditions.parted(first, other)
         if held and conditions.plain(held):
             return [(Unknown(conditions.every(held)), first)]
         if failed and conditions.plain(failed):
@@ -136,6 +134,6 @@ def choice(machine: Machine, node: ir.Choice, state: State, scope: int) -> Outco
     if len(outcomes) == 2:  # the plain case: two values of no consequence are one unknown value
         (one, first), (other, second) = outcomes
         if first.oid(one) is None and second.oid(other) is None and first.same_world(second):
-            first.conds = {k: v for k, v in first.conds.items() if second.conds.get(k) is v}
+            share_conditions(first, second)
             return [(one if one == other else machine.fresh(node.uid, first), first)]
     return outcomes

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from loradoctor.lint.flow.layers import ANY, GONE, Entries, Layer, told
+
 if TYPE_CHECKING:
     from loradoctor.lint.flow.state import State
 
 Ways = tuple[list["State"], list["State"]]
 Literal = tuple[str, bool]
 
-_ALL, _ANY, _MARK = "all\0", "any\0", "any"
+_ALL, _MARK = "all\0", "any"
 
 
 def every(literals: Iterable[Literal]) -> str:
@@ -55,8 +57,8 @@ def holds(condition: str, state: State) -> bool | None:
 
 def _implied(condition: str, state: State) -> bool | None:
     """What is left of a clause all of whose other parts have turned out not to hold."""
-    for clause in state.conds:
-        if clause.startswith(_ANY) and condition in clause:
+    for clause, _ in told(state.conds, ANY + condition):
+        if condition in clause:
             parts = _split(clause)
             wanted = dict(parts).get(condition)
             if wanted is not None and all(state.conds.get(part) is (not want) for part, want in parts if part != condition):
@@ -81,9 +83,12 @@ def fork(condition: str | None, state: State) -> Ways:
     if condition.startswith(_ALL):
         open_ = [(part, wanted) for part, wanted in _split(condition) if holds(part, state) is None]
         state.conds.update(open_)
+        for part, _ in open_:
+            state.run.ask(part)
         exclude(open_, other)
     else:
         state.conds[condition], other.conds[condition] = True, False
+        state.run.ask(condition)
     for each in (state, other):
         if len(each.conds) > REMEMBERED:  # every test asks about all of them
             del each.conds[next(iter(each.conds))]
@@ -96,12 +101,15 @@ def exclude(literals: list[Literal], state: State) -> None:
         condition, wanted = literals[0]
         state.conds[condition] = not wanted
     else:
-        state.conds[_MARK] = True
-        state.conds[_ANY + "\0".join(f"{'-' if wanted else '+'}{condition}" for condition, wanted in literals)] = True
+        condition = ANY + "\0".join(f"{'-' if wanted else '+'}{condition}" for condition, wanted in literals)
+        state.conds[_MARK] = state.conds[condition] = True
+    state.run.ask(condition)
 
 
-def learned(state: State, before: dict[str, bool]) -> list[Literal]:
-    """The conditions a path has settled since ``before``."""
+def learned(state: State, before: Entries[str, bool]) -> list[Literal]:
+    """The conditions a path has settled since ``before``, which it held then."""
+    if isinstance(state.conds, Layer):
+        return [(c, held) for c, held in state.conds.own.items() if held is not GONE and before.get(c) is not held]
     return [(c, held) for c, held in state.conds.items() if before.get(c) is not held]
 
 
@@ -116,5 +124,24 @@ _ABOUT_FILES = ("exists(", "isdir(", "isfile(", "is_dir(", "is_file(", "listdir(
 
 def forget(name: str, state: State) -> None:
     """The value of this name is made anew: what was known of the one before says nothing of it."""
-    for condition in [c for c in state.conds if name in c]:
-        del state.conds[condition]
+    if isinstance(state.conds, Layer):
+        state.conds.forget(name, said=state.run.mentions(name))
+    elif state.run.mentions(name):
+        for condition in [c for c in state.conds if name in c]:
+            del state.conds[condition]
+
+
+def parted(one: State, other: State) -> tuple[list[Literal], list[Literal]]:
+    """The conditions that each of two paths has alone; the first is left with those they share."""
+    mine, others = one.conds, other.conds
+    if isinstance(mine, Layer) and isinstance(others, Layer) and mine.base is others.base:
+        keys = [*(k for k in others.own if k not in mine.own), *mine.own]
+        ways = [(k, mine.get(k), others.get(k)) for k in keys]
+        mine.own.update({k: GONE for k, held, failed in ways if held is not failed})
+        alone = [(k, held) for k, held, failed in ways if held is not None and held is not failed]
+        keys = [*(k for k in mine.own if k not in others.own), *others.own]
+        return alone, [(k, failed) for k in keys if (failed := others.get(k)) is not None and mine.get(k) is not failed]
+    shared = {k: v for k, v in mine.items() if others.get(k) is v}
+    found = learned(one, shared), learned(other, shared)
+    one.conds = shared
+    return found

@@ -39,6 +39,8 @@ def function(machine: Machine, node: ir.Function, state: State, scope: int) -> F
 def _decorated(machine: Machine, decorator: ir.Expr, function: Value, state: State, scope: int) -> tuple[Value, State]:
     """What is left of a function under a decorator: what one of this file makes of it; any other is taken to keep it."""
     applied, state = evaluate.single(machine, decorator, state, scope)
+    if isinstance(applied, Function) and applied.node in machine.stack:
+        machine.give_up()
     if not isinstance(applied, Function) or applied.node in machine.stack:
         return function, state
     call = ir.Call(decorator.uid, decorator.ref, decorator, ())

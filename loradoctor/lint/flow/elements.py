@@ -50,7 +50,8 @@ def _turn(machine: Machine, turn: int, uid: int, state: State) -> Value:
         return number
     if turn == 0:
         return Known(0)
-    state.conds |= {number.key: True, f"{number.key}==0": False, f"{number.key} > 0": True, f"{number.key} < 1": False}
+    state.conds.update({number.key: True, f"{number.key}==0": False, f"{number.key} > 0": True, f"{number.key} < 1": False})
+    state.run.ask(f"{number.key}==0")
     return number
 
 

@@ -125,7 +125,8 @@ def _mapping(machine: Machine, node: ir.Mapping, state: State, scope: int) -> Ou
     return outcomes
 
 
-def _lambda(_: Machine, node: ir.Lambda, state: State, scope: int) -> Outcomes:
+def _lambda(machine: Machine, node: ir.Lambda, state: State, scope: int) -> Outcomes:
+    machine.bind_records()
     return [(Function(node, scope), state)]
 
 

@@ -98,7 +98,7 @@ def enter(machine: Machine, function: Function, receiver: Value | None, argument
 def run(machine: Machine, function: Function, receiver: Value | None, arguments: Mapping[str, Value], state: State) -> Outcomes:
     """Run the body of a function, a generator's as if nobody looked at what it yields."""
     node = function.node
-    if node in machine.stack or len(machine.stack) >= DEPTH:
+    if not machine.may_enter(node, DEPTH):
         return [(machine.fresh(node.uid, state), state)]
     own = receiver if receiver is not None or function.owner is None else next(iter(arguments.values()), None)
     scope = machine.new_scope(function.scope, owner=function.owner, self_value=own)
@@ -164,4 +164,4 @@ def _join(machine: Machine, outcomes: Outcomes) -> Outcomes:
     joined, cut = merge_equal([state for _, state in outcomes], RESULTS)
     if cut:
         machine.trace.cut_short()
-    return [(state.vars.pop(_RESULT), state) for state in joined]
+    return [(state.vars.pop(_RESULT, NONE), state) for state in joined]

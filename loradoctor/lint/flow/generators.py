@@ -31,7 +31,7 @@ Consumer = Callable[[Value, State], list[State]]
 def iterate(machine: Machine, generator: Generator, state: State, consumer: Consumer) -> list[State]:
     """Run a generator; ``consumer`` is given what it yields, with the path it does so on, and gives the paths to go on with."""
     node = generator.function.node
-    if node in machine.stack or len(machine.stack) >= functions.DEPTH or not isinstance(node, ir.Function):
+    if not machine.may_enter(node, functions.DEPTH) or not isinstance(node, ir.Function):
         return consumer(machine.fresh(node.uid, state), state)
     scope = machine.new_scope(generator.function.scope, owner=generator.function.owner, self_value=generator.receiver)
     for name, value in generator.arguments:

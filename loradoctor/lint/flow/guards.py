@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from loradoctor.lint import ir
 from loradoctor.lint.flow import evaluate, loops
 from loradoctor.lint.flow.conditions import Ways, exclude, fork, holds, learned, plain
+from loradoctor.lint.flow.layers import Entries, told
 from loradoctor.lint.flow.predicates import compare, counted, is_instance, refine
 from loradoctor.lint.flow.values import Function, Items, Known, Many, Method, Obj, Partial, Ref, Table, Unknown, UserClass, Value
 
@@ -56,7 +57,7 @@ def _one_of(machine: Machine, left: ir.Expr, options: tuple[ir.Expr, ...], state
         if isinstance(value, Known):
             taken, skipped = ([after], []) if value.value in literals else ([], [after])
         elif isinstance(value, Unknown):
-            settled = next((c for c, holds in after.conds.items() if holds and c.startswith(f"{value.key}==")), None)
+            settled = next((c for c, held in _options(value.key, after) if held and c.startswith(f"{value.key}==")), None)
             if settled is not None:
                 inside = settled.partition("==")[2] in [repr(literal) for literal in literals]
                 taken, skipped = ([after], []) if inside else ([], [after])
@@ -69,11 +70,15 @@ def _one_of(machine: Machine, left: ir.Expr, options: tuple[ir.Expr, ...], state
     return yes, no
 
 
+def _options(key: str, state: State) -> tuple[tuple[str, bool], ...]:
+    return told(state.conds, key)
+
+
 def _excluded(key: str, label: str, state: State) -> bool:
     """Whether the path has already settled that the value of ``key`` is not ``label``."""
     if state.conds.get(f"{key}=={label}") is not None:
         return False
-    for condition, held in state.conds.items():
+    for condition, held in _options(key, state):
         if held and condition.startswith(f"{key}=="):
             return True
         if condition.startswith(f"{key} in |") and held is not (f"|{label}|" in condition):
@@ -82,7 +87,7 @@ def _excluded(key: str, label: str, state: State) -> bool:
 
 
 def _both(machine: Machine, op: str, left: ir.Expr, right: ir.Expr, state: State, scope: int) -> Ways:
-    before = dict(state.conds)
+    before = state.conds.copy()
     yes, no = branch(machine, left, state, scope)
     decided, open_ = (no, yes) if op == "and" else (yes, no)
     taken: list[State] = []
@@ -96,7 +101,7 @@ def _both(machine: Machine, op: str, left: ir.Expr, right: ir.Expr, state: State
     return _joined(machine, decided, taken, skipped, before), skipped
 
 
-def _joined(machine: Machine, one: list[State], other: list[State], opposite: list[State], before: dict[str, bool]) -> list[State]:
+def _joined(machine: Machine, one: list[State], other: list[State], opposite: list[State], before: Entries[str, bool]) -> list[State]:
     """The two ways an ``or`` can hold, or an ``and`` not: joined, they remember that it is one of them."""
     if one and other and len(opposite) == 1:
         literals = learned(opposite[0], before)
@@ -116,6 +121,7 @@ def _setting(root: int, name: str, value: bool, seen: Value, state: State) -> Wa
     other = state.fork()
     other.vars[root, name] = Known(not value)
     state.conds[condition], other.conds[condition] = value, not value
+    state.run.ask(condition)
     return ([state], [other]) if value else ([other], [state])
 
 

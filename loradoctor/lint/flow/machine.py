@@ -24,6 +24,7 @@ from loradoctor.lint.versions import Version
 
 if TYPE_CHECKING:
     from loradoctor.lint.flow.generators import Consumer
+    from loradoctor.lint.flow.memory import Record
 
 PATHS = 12
 """How many different worlds are followed side by side. Real training scripts stay below 8 after joining (labelled corpus)."""
@@ -63,6 +64,9 @@ class Machine:
         self.versions = versions
         self.modules: dict[str, int] = {}
         self.trace = Trace()
+        self.memory: dict[object, list[Record]] = {}
+        self.records = self.trace.records
+        self.worth: dict[int, int] = {}
         self.scopes: dict[int, Scope] = {0: Scope(None, path=project.path if project else "")}
         self.stars: list[str] = []
         self.imports: set[str] = set()
@@ -106,6 +110,28 @@ class Machine:
         """Whether a function can do anything a rule looks at."""
         node = function.node
         return not isinstance(node, ir.Function) or not self.interesting.isdisjoint(node.words) or node.uid in self.wrappers
+
+    def may_enter(self, node: ir.Node, depth: int) -> bool:
+        """Whether a function is entered: it is not being run already, and calls are not too deep in one another."""
+        if node in self.stack or len(self.stack) >= depth:
+            self.give_up()
+            return False
+        for record in self.records:
+            record.entered.add(node)
+            record.deepest = max(record.deepest, len(self.stack) + 1 - record.depth)
+        return True
+
+    # -- records of statements
+
+    def give_up(self) -> None:
+        """What is being done now cannot be done again by a record of it."""
+        for record in self.records:
+            record.reads.void = True
+
+    def bind_records(self) -> None:
+        """What is being done now has to do with the very scope it is done in."""
+        for record in self.records:
+            record.reads.bound = True
 
     # -- names
 
@@ -167,10 +193,17 @@ class Machine:
     def fresh(self, uid: int, state: State, hint: str = "value") -> Unknown:
         """An unknown that no other value equals: the ``k``-th made by this node on this path."""
         key, count = f"{hint}@{uid}{self.frame}", 0
+        for record in self.records:
+            record.fresh.append(key)
         if key not in self.given_out:  # the usual case, without a look at everything there is
             self.given_out.add(key)
+            if self.records:
+                conditions.forget(key, state)
             return Unknown(key)
-        taken = [oid for oid in state.heap if type(oid) is str and oid.startswith(key)]
+        taken: list[str] = []
+        if state.run.models and state.run.has_models((key,)):
+            self.give_up()
+            taken = [oid for oid in state.heap if type(oid) is str and oid.startswith(key)]
         while any(survey.is_part(oid, f"{key}#{count}" if count else key) for oid in taken):
             count += 1
         name = f"{key}#{count}" if count else key

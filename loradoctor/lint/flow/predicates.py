@@ -133,6 +133,7 @@ def refine(condition: str, state: State, test: ir.Node) -> None:
     base = f"{subject}.base_model.model"
     state.heap[base] = held if isinstance(held, Model) else Model(injected=test, injected_by="unseen", wrapper=subject)
     state.heap[subject] = Peft(base=base, how="unseen")
+    state.run.models |= {base, subject}
 
 
 # -- versions

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from operator import is_not
 from typing import TypeVar
 
 from loradoctor.lint.flow.facts import Config, Facts, Model, Optimizer, Peft, Trainer
+from loradoctor.lint.flow.layers import GONE, Entries, Layer, Reads, plain
 from loradoctor.lint.flow.values import Obj, Oid, Table, Unknown, Value
 from loradoctor.lint.ir import Node
 from loradoctor.lint.record import replace
@@ -16,20 +17,53 @@ F = TypeVar("F", bound=Facts)
 K = TypeVar("K")
 
 
+class Run:
+    """What all paths of a run together have ever said of values that nothing is known of."""
+
+    __slots__ = ("_asked", "_known", "_seen", "models")
+
+    def __init__(self) -> None:
+        self.models: set[str] = set()
+        self._known: set[str] = set()
+        self._asked: list[str] = []
+        self._seen: dict[str, int] = {}
+
+    def ask(self, condition: str) -> None:
+        """A path remembers a condition."""
+        if condition not in self._known:
+            self._known.add(condition)
+            self._asked.append(condition)
+
+    def mentions(self, name: str) -> bool:
+        """Whether any path ever remembered a condition with this name in it."""
+        since = self._seen.get(name, 0)
+        if since < 0:
+            return True
+        found = any(name in condition for condition in self._asked[since:])
+        self._seen[name] = -1 if found else len(self._asked)
+        return found
+
+    def has_models(self, names: Iterable[str]) -> bool:
+        """Whether anything whose key begins like one of these was ever taken for a model."""
+        return any(key.startswith(name) for key in self.models for name in names)
+
+
 class State:
     """Mutable; :meth:`fork` before going two ways."""
 
-    __slots__ = ("attrs", "conds", "heap", "vars")
+    __slots__ = ("attrs", "conds", "heap", "run", "vars")
 
     def __init__(self) -> None:
-        self.vars: dict[tuple[int, str], Value] = {}
-        self.heap: dict[Oid, Facts] = {}
-        self.attrs: dict[tuple[Oid, str], Value] = {}
-        self.conds: dict[str, bool] = {}
+        self.run = Run()
+        self.vars: Entries[tuple[int, str], Value] = {}
+        self.heap: Entries[Oid, Facts] = {}
+        self.attrs: Entries[tuple[Oid, str], Value] = {}
+        self.conds: Entries[str, bool] = {}
 
     def fork(self) -> State:
         """An independent copy."""
         copy = State.__new__(State)
+        copy.run = self.run
         copy.vars, copy.heap = self.vars.copy(), self.heap.copy()
         copy.attrs, copy.conds = self.attrs.copy(), self.conds.copy()
         return copy
@@ -37,6 +71,21 @@ class State:
     def become(self, other: State) -> None:
         """Go on as another path does."""
         self.vars, self.heap, self.attrs, self.conds = other.vars, other.heap, other.attrs, other.conds
+
+    def layered(self, reads: Reads) -> State:
+        """Go on as changes to what this path is now, which is given back and must not be touched meanwhile."""
+        base = State.__new__(State)
+        base.run = self.run
+        base.become(self)
+        self.vars = Layer(base.vars, reads.vars, reads)
+        self.heap = Layer(base.heap, reads.heap, reads)
+        self.attrs = Layer(base.attrs, reads.attrs, reads)
+        self.conds = Layer(base.conds, reads.conds, reads)
+        return base
+
+    def flatten(self) -> None:
+        """Go on as a path of its own."""
+        self.vars, self.heap, self.attrs, self.conds = plain(self.vars), plain(self.heap), plain(self.attrs), plain(self.conds)
 
     def same_world(self, other: State) -> bool:
         """Whether both paths have led to the same variables and objects, whatever the conditions."""
@@ -93,20 +142,27 @@ def merge_equal(states: list[State], limit: int, enough: int | None = None) -> t
         if twin is None:
             kept.append(state)
         else:
-            _share_conditions(twin, state)
+            share_conditions(twin, state)
     if len(kept) <= (limit if enough is None else enough):
         return kept, False
     kept = _join_alike(kept)
     if len(kept) <= limit:
         return kept, False
     shapes: dict[object, State] = {}
+    changed = _changed(kept)
     for state in kept:
-        shapes.setdefault(_shape(state), state)
+        shapes.setdefault(_shape(state, changed), state)
     return list(shapes.values())[:limit], True
 
 
-def _share_conditions(one: State, other: State) -> None:
-    if one.conds != other.conds:
+def share_conditions(one: State, other: State) -> None:
+    """Leave a path only the conditions that it shares with another."""
+    mine, others = one.conds, other.conds
+    if isinstance(mine, Layer) and isinstance(others, Layer) and mine.base is others.base:
+        for condition in {**mine.own, **others.own}:
+            if mine.get(condition) is not others.get(condition):
+                mine.own[condition] = GONE
+    elif one.conds != other.conds:
         one.conds = {k: v for k, v in one.conds.items() if other.conds.get(k) is v}
 
 
@@ -124,30 +180,69 @@ def _tracked(state: State) -> tuple[dict[Oid, Facts], dict[tuple[int, str], Oid]
     return heap, names
 
 
-def _join_alike(states: Iterable[State]) -> list[State]:
-    joined: list[tuple[State, object]] = []
+def _changed(states: Sequence[State]) -> tuple[list[Oid], list[tuple[int, str]]] | None:
+    """The objects and variables in which paths can differ that were begun together; None where that is not known."""
+    oids: dict[Oid, None] = {}
+    names: dict[tuple[int, str], None] = {}
+    first = states[0]
     for state in states:
-        signature = _tracked(state)
+        heap, variables = state.heap, state.vars
+        if not (isinstance(heap, Layer) and isinstance(variables, Layer)):
+            return None
+        if not (isinstance(first.heap, Layer) and isinstance(first.vars, Layer)):
+            return None
+        if heap.base is not first.heap.base or variables.base is not first.vars.base:
+            return None
+        oids |= dict.fromkeys(heap.own)
+        names |= dict.fromkeys(variables.own)
+    return list(oids), list(names)
+
+
+def _signature(state: State, changed: tuple[list[Oid], list[tuple[int, str]]] | None) -> tuple[dict[Oid, Facts], dict[tuple[int, str], Oid]]:
+    """The tracked objects and the variables that hold them, where paths that were begun together can differ."""
+    if changed is None:
+        return _tracked(state)
+    heap: dict[Oid, Facts] = {oid: facts for oid in changed[0] if isinstance(facts := state.heap.get(oid), _TRACKED)}
+    names: dict[tuple[int, str], Oid] = {}
+    for name in changed[1]:
+        value = state.vars.get(name)
+        oid = value.oid if type(value) is Obj else value.key if type(value) is Unknown else None
+        if oid is not None and isinstance(state.heap.get(oid), _TRACKED):
+            names[name] = oid
+    return heap, names
+
+
+def _join_alike(states: Sequence[State]) -> list[State]:
+    joined: list[tuple[State, object]] = []
+    changed = _changed(states)
+    for state in states:
+        signature = _signature(state, changed)
         twin = next((s for s, tracked in joined if tracked == signature), None)
         if twin is None:
             joined.append((state, signature))
             continue
-        for oid, facts in state.heap.items():
-            twin.heap.setdefault(oid, facts)
+        for oid in state.heap if changed is None else changed[0]:
+            facts = state.heap.get(oid)
+            if facts is not None:
+                twin.heap.setdefault(oid, facts)
         for name, held, value in _differing(twin.vars, state.vars):
             twin.vars[name] = _either(held, value, f"either:{name[0]}:{name[1]}")
         for attr, known, value in _differing(twin.attrs, state.attrs):
             twin.attrs[attr] = _either(known, value, f"either:{attr[0]}.{attr[1]}")
-        _share_conditions(twin, state)
+        share_conditions(twin, state)
+    if isinstance(states[0].vars, Layer) and len(joined) < len(states):
+        states[0].vars.bind()  # what is made of two values is named after its scope
     return [state for state, _ in joined]
 
 
-def _differing(one: dict[K, Value], other: dict[K, Value]) -> list[tuple[K, Value | None, Value]]:
+def _differing(one: Entries[K, Value], other: Entries[K, Value]) -> list[tuple[K, Value | None, Value]]:
     """What another path holds that this one does not, with what this one has there."""
-    keys: Iterable[K] = other
-    if len(one) == len(other) and list(one) == list(other):  # forked from one: nearly all values are the very same objects
-        keys = compress(other, map(is_not, one.values(), other.values()))
-    pairs = ((key, one.get(key), other[key]) for key in keys)
+    keys: Iterable[K]
+    if isinstance(one, Layer) and isinstance(other, Layer) and one.base is other.base:
+        keys = [key for key in {**other.own, **one.own} if key in other]
+    else:  # forked from one: nearly all values are the very same objects
+        keys = compress(other, map(is_not, map(one.get, other), other.values()))
+    pairs = [(key, one.get(key), other[key]) for key in keys]
     return [(key, held, value) for key, held, value in pairs if held is not value and held != value]
 
 
@@ -158,9 +253,9 @@ def _either(one: Value | None, other: Value, key: str) -> Value:
     return Unknown(key)
 
 
-def _shape(state: State) -> object:
+def _shape(state: State, changed: tuple[list[Oid], list[tuple[int, str]]] | None) -> object:
     """What rules look at, without where things came from."""
-    heap, names = _tracked(state)
+    heap, names = _signature(state, changed)
     plain = {"made", "source", "cls", "fields", "config", "touched"}
     return (
         frozenset((oid, *(_plain(getattr(f, n)) for n in f.field_names if n not in plain)) for oid, f in heap.items()),
@@ -170,13 +265,13 @@ def _shape(state: State) -> object:
 
 def outline(state: State) -> object:
     """Which variables hold models in which condition, without where those came from or which they are."""
-    found = []
-    for name, value in state.vars.items():
-        facts = state.facts(value)
-        if isinstance(facts, _TRACKED):
-            inner = state.heap.get(facts.base) if isinstance(facts, Peft) else None
-            found.append((name, _condition(facts), None if inner is None else _condition(inner)))
-    return frozenset(found)
+    heap, names = _tracked(state)
+    found = {}
+    for name, oid in names.items():
+        facts = heap[oid]
+        inner = state.heap.get(facts.base) if isinstance(facts, Peft) else None
+        found[name] = (name, _condition(facts), None if inner is None else _condition(inner))
+    return frozenset(found.values())
 
 
 def _condition(facts: Facts) -> object:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
-from loradoctor.lint.flow import contexts, definitions, evaluate, exceptions, imports, loops, survey, targets
+from loradoctor.lint.flow import conditions, contexts, definitions, evaluate, exceptions, imports, loops, memory, survey, targets
+from loradoctor.lint.flow.conditions import Ways
 from loradoctor.lint.flow.facts import Peft
 from loradoctor.lint.flow.guards import branch, matching
 from loradoctor.lint.flow.state import State, merge_equal
@@ -56,16 +57,46 @@ def block(machine: Machine, body: Sequence[ir.Stmt], states: list[State], scope:
         if not flow.normal:
             break
         after: list[State] = []
-        handler = _HANDLERS[type(statement)]
+        kind = type(statement)
+        handler, once, several = _HANDLERS[kind], kind in _ONCE, len(flow.normal) > 1
         for state in flow.normal:
             machine.steps += 1
             if machine.steps > machine.limit:
                 raise Exhausted
-            step = handler(machine, statement, state, scope)
+            step = handler(machine, statement, state, scope) if once else _step(machine, handler, statement, state, scope, several)
             after += step.normal
             flow.absorb(step)
         flow.normal = machine.join(after)
     return flow
+
+
+def _step(machine: Machine, handler: Callable[..., Flow], node: ir.Stmt, state: State, scope: int, several: bool) -> Flow:
+    """Run a statement, or do again what it has done."""
+    found = memory.look(machine, node, state, scope, several=several)
+    if found is None:
+        return handler(machine, node, state, scope)
+    if isinstance(found, list):
+        ends = memory.recorded(machine, node, found, state, scope, lambda: _ends(handler(machine, node, state, scope)))
+    else:
+        ends = memory.again(machine, found, state, scope)
+    normal, returned, broke, continued, raised = ends
+    return Flow([s for _, s in normal], returned, [s for _, s in broke], [s for _, s in continued], raised)
+
+
+def _ends(flow: Flow) -> memory.Ends:
+    return ([(None, s) for s in flow.normal], flow.returned, [(None, s) for s in flow.broke], [(None, s) for s in flow.continued], flow.raised)
+
+
+def _tested(machine: Machine, test: ir.Expr, state: State, scope: int) -> Ways:
+    """The paths on which a test holds and those on which it does not, found or done again."""
+    found = memory.look(machine, test, state, scope, several=False)
+    if found is None:
+        return branch(machine, test, state, scope)
+    if isinstance(found, list):
+        ends = memory.recorded(machine, test, found, state, scope, lambda: tuple([(None, s) for s in w] for w in branch(machine, test, state, scope)))
+    else:
+        ends = memory.again(machine, found, state, scope)
+    return [s for _, s in ends[0]], [s for _, s in ends[1]]
 
 
 def _assign(machine: Machine, node: ir.Assign, state: State, scope: int) -> Flow:
@@ -106,13 +137,14 @@ def _is_inert(machine: Machine, node: ir.If) -> bool:
 
 def _conditional(machine: Machine, node: ir.If, state: State, scope: int) -> Flow:
     before = set(state.conds) if machine.elements else set()
-    taken, skipped = branch(machine, node.test, state, scope)
+    taken, skipped = _tested(machine, node.test, state, scope)
     machine.guard_depth += 1
     then = block(machine, node.body, taken, scope) if taken else Flow([])
     if taken and skipped and then.normal and loops.tests_element(machine, node.test, taken + skipped, before):
         skipped, then.normal = then.normal, []  # some elements go this way and the others that
         for each in skipped:
-            each.conds = {k: v for k, v in each.conds.items() if not loops.about_element(machine, (k,))}
+            for element in machine.elements:
+                conditions.forget(element, each)
     other = block(machine, node.orelse, skipped, scope) if skipped else Flow([])
     machine.guard_depth -= 1
     then.absorb(other)
@@ -199,6 +231,7 @@ def _exception(value: ir.Expr | None) -> str:
 
 
 def _import(machine: Machine, node: ir.Import, state: State, scope: int) -> Flow:
+    machine.give_up()
     for name, dotted in node.bindings:
         machine.imports.add(dotted.partition(".")[0])
         if name == "*":
@@ -227,6 +260,9 @@ def _outer(machine: Machine, node: ir.Outer, state: State, scope: int) -> Flow:
         machine.scopes[scope].aliases[name] = machine.root(scope) if home is None else home
     return Flow([state])
 
+
+_ONCE = frozenset({ir.Function, ir.Class, ir.Import, ir.Outer})
+"""Statements that make something of the program known, not only of a path."""
 
 _HANDLERS: dict[type[ir.Stmt], Callable[..., Flow]] = {
     ir.Assign: _assign,

@@ -98,9 +98,11 @@ def put_back(machine: Machine, expr: ir.Expr, value: Value, state: State, scope:
 
 def store_attribute(machine: Machine, node: ir.Stmt, receiver: Value, name: str, value: Value, expr: ir.Expr, state: State) -> None:
     """``receiver.name = value``."""
-    machine.trace.stores.append(Store(node, receiver, name, value, expr, dict(state.heap)))
+    machine.trace.stored(Store(node, receiver, name, value, expr, {}), state.heap.copy(), {})
     on_store(machine, node, receiver, name, value, state)
     setter = classes.method_of(receiver, f"{name}.setter", state)
+    if setter is not None and setter.node in machine.stack:
+        machine.give_up()
     if setter is not None and setter.node not in machine.stack and len(setter.node.params) > 1:
         for _, after in functions.enter(machine, setter, receiver, {setter.node.params[1].name: value}, state)[:1]:
             state.become(after)

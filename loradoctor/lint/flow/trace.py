@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Facts
+from loradoctor.lint.flow.layers import Entries, Layer, change
 from loradoctor.lint.flow.values import Oid, Unknown, Value
 from loradoctor.lint.record import record
+
+if TYPE_CHECKING:
+    from loradoctor.lint.flow.memory import Record
+
+
+Heap = Entries[Oid, Facts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ class Trace:
     defaults: dict[str, Value] = field(default_factory=dict)
     complete: bool = True
     followed: int | None = None
+    records: list[Record] = field(default_factory=list)
 
     def cut_short(self, *, since: int | None = None) -> None:
         """A path is not followed any further; where it may be one that has been no place yet, ``since`` so many visits."""
@@ -85,3 +94,27 @@ class Trace:
     def event(self, kind: str, oid: Oid, node: ir.Node) -> None:
         """Remember that ``kind`` happened to an object on some path."""
         self.events.setdefault((kind, oid), []).append(node)
+        for each in self.records:
+            each.events.append((kind, oid, node))
+
+    def saw(self, visit: Visit, heap: Heap, since: Mapping[Oid, Facts]) -> None:
+        """Remember a visit like this one, with a heap that is handed over and what has changed ``since``."""
+        now = heap.merged() if isinstance(heap, Layer) else heap
+        change(now, since)
+        made = Visit(visit.node, visit.name, visit.receiver, visit.binding, now, visit.result, len(self.visits))
+        self.visits.append(made)
+        for level, each in enumerate(reversed(self.records)):
+            each.visits.append((made, _changes(heap, level, since)))
+
+    def stored(self, store: Store, heap: Heap, since: Mapping[Oid, Facts]) -> None:
+        """Remember an assignment like this one; as with a visit."""
+        now = heap.merged() if isinstance(heap, Layer) else heap
+        change(now, since)
+        made = Store(store.node, store.receiver, store.name, store.value, store.expr, now)
+        self.stores.append(made)
+        for level, each in enumerate(reversed(self.records)):
+            each.stores.append((made, _changes(heap, level, since)))
+
+
+def _changes(heap: Heap, level: int, since: Mapping[Oid, Facts]) -> dict[Oid, Facts]:
+    return {**heap.changes(level), **since} if isinstance(heap, Layer) else dict(since)

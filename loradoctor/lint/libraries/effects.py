@@ -109,6 +109,7 @@ def as_model(value: Value | None, state: State) -> Value | None:
         return value
     if facts is None and isinstance(value, Unknown):
         state.heap[value.key] = Model()
+        state.run.models.add(value.key)
         return value
     return value if isinstance(facts, (Model, Peft)) else None
 

@@ -144,6 +144,7 @@ def receiver_wrapper(context: Context) -> Value | None:
     if isinstance(receiver, Unknown) and unseen and "peft" in context.machine.imports:
         base = context.state.new(context.node.uid, Model())
         context.state.heap[receiver.key] = Peft(base=base.oid, how="unseen")
+        context.state.run.models.add(receiver.key)
         context.change(base, injected=context.node, injected_by="unseen", wrapper=receiver.key)
     return receiver
 

@@ -128,7 +128,7 @@ def _namespace(context: Context) -> Value:
     made = context.new(Instance(context.node, context.name))
     oid = context.state.oid(made)
     if oid is not None:
-        context.state.attrs |= {(oid, name): value for name, value in context.binding.values.items()}
+        context.state.attrs.update({(oid, name): value for name, value in context.binding.values.items()})
     return made
 
 

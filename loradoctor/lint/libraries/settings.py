@@ -144,6 +144,7 @@ def _variable(context: Context) -> Value | None:
         return None
     made = Unknown(f"environment:{key.value}")
     if isinstance(default, Known) and default.value is not None:
+        context.machine.give_up()
         context.machine.trace.defaults[made.key] = default
     return made
 

@@ -101,7 +101,7 @@ def _trainer_arguments(context: Context) -> Value | None:
     made = context.new(Instance(context.node, context.name))
     oid = context.state.oid(made)
     if oid is not None:
-        context.state.attrs |= {(oid, name): value for name, value in context.binding.values.items()}
+        context.state.attrs.update({(oid, name): value for name, value in context.binding.values.items()})
     return made
 
 

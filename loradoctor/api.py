@@ -46,6 +46,7 @@ def check(
     *,
     merged: Path | None = None,
     merge: bool = True,
+    device: str = "cpu",
     forward: bool = False,
     online: bool = False,
     python: Path | None = None,
@@ -59,7 +60,8 @@ def check(
     """Examine an adapter checkpoint, or several, alone (``base=None``) or against their base model.
 
     ``base`` is ``"auto"`` (use it if it is found on this machine), a directory or an id of the Hub that must be had;
-    ``merged`` is the directory of a merged model to hold against the two, ``timeout`` is in seconds, ``targets`` are runtimes
+    ``merged`` is the directory of a merged model to hold against the two, ``device`` is where merges are computed
+    (``"cpu"``, ``"cuda"`` or ``"auto"``), ``timeout`` is in seconds, ``targets`` are runtimes
     to judge for as well (``"vllm"``, …). The other arguments are those of ``loradoctor check``.
 
     Raises :class:`loradoctor.TargetError` when a target, a merged model or a base that was insisted on cannot be had, and
@@ -77,6 +79,7 @@ def check(
         forward=forward,
         merge=merge,
         merged=None if merged is None else os.fspath(merged),
+        device=device,
         timeout=timeout,
         targets=settings.targets if targets is None else _targets(targets),
         settings=settings.overridden(ignore=ignore, fail_on=fail_on),

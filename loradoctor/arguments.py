@@ -165,6 +165,9 @@ def _check(parser: argparse.ArgumentParser) -> None:
     )
     deeper.add_argument("--merged", metavar="DIR", help="audit this merged copy: is every tensor of it base plus update, or the base's?")
     deeper.add_argument("--no-merge", dest="merge", action="store_false", help="do not compute merges")
+    deeper.add_argument(
+        "--device", choices=("cpu", "cuda", "auto"), default="cpu", help="where merges are computed; auto: on CUDA if torch sees it (default: cpu)"
+    )
     deeper.add_argument("--forward", action="store_true", help="also run the whole model, merged and not (informational)")
     deeper.add_argument("--online", action="store_true", help="allow downloads from the Hugging Face Hub")
     deeper.add_argument("--python", metavar="PATH", help="the interpreter whose torch, transformers and PEFT are used")

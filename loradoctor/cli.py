@@ -108,6 +108,7 @@ def _check(options: Namespace) -> int:
         timeout=options.timeout,
         targets=tuple(dict.fromkeys(options.target)) if options.target else settings.targets,
         merged=options.merged,
+        device=options.device,
         settings=settings,
     )
     try:

@@ -56,6 +56,7 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
         "base": found,
         "online": options.online,
         "merge": wanted,
+        "device": options.device,
         "merged": str(Path(options.merged).absolute()) if options.merged else None,
         "forward": options.forward,
         "num_labels": labels(checkpoint),
@@ -74,6 +75,8 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
             asked = "--merged" if options.merged else f"--base {options.base}"
             raise TargetError(f"`{asked}` needs the torch side, but {error}") from error
         return Evidence(base=found, checks=_not_run(checkpoint, options, str(error)), named=named)
+    if "device_error" in answer:
+        raise TargetError(f"`--device {options.device}`: {answer['device_error']}")
     return evidence(checkpoint, options, str(answer.get("base", found)), answer, named)
 
 

@@ -29,7 +29,7 @@ class CheckOptions:
     """How deep to look. ``base`` is ``auto``, ``none``, a directory or a hub id; ``timeout`` is in seconds per adapter.
 
     ``targets`` are the runtimes the adapters are meant for, as in :data:`loradoctor.checkpoint.targets.NAMES`. ``merged`` is the
-    directory of a merged model to hold against the adapter and its base.
+    directory of a merged model to hold against the adapter and its base, ``device`` is ``cpu``, ``cuda`` or ``auto``.
     """
 
     base: str = "auto"
@@ -40,6 +40,7 @@ class CheckOptions:
     timeout: float = 600
     targets: tuple[str, ...] = ()
     merged: str | None = None
+    device: str = "cpu"
     settings: Settings = field(default_factory=Settings)
 
 

@@ -16,6 +16,7 @@ from . import loaders
 from . import merge as merging
 from .audit import audit
 from .base import Base, Unbuildable
+from .device import NoDevice, chosen
 from .isolated import defer_init
 from .load import ADAPTER, FROM_FILE, Outcome, stored
 from .prepared import Prepared, disarm, prepare, quantization, start
@@ -27,7 +28,7 @@ Progress = Callable[[str], None]
 def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Everything the request asks for.
 
-    Keys: ``versions``; ``class`` and ``base_error`` of the base; ``modules`` (names of the base's modules); ``loads``; ``loaders``
+    Keys: ``versions``; ``class`` and ``base_error`` of the base; ``device_error``; ``modules`` (names of the base's modules); ``loads``; ``loaders``
     (one :class:`~.loaders.Row` per loader); ``merge`` (a list) or ``merge_error``; ``forward`` or ``forward_error``.
     """
     result: dict[str, Any] = {
@@ -48,13 +49,17 @@ def examine(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     result["quantization"] = quantization(base)
     result["vocabulary"] = _vocabulary(base.model)
     wanted = bool(request.get("merge"))
+    try:
+        device = chosen(request.get("device"))
+    except NoDevice as reason:
+        return {**result, "device_error": str(reason)}
     copy = request.get("merged")
     prepared = prepare(request, base, weights=wanted or bool(copy), progress=progress)
     outcome, directory = prepared.outcome, prepared.directory
     result["loads"] = outcome.as_json()
     result["replaced"] = _replaced(prepared) if prepared.model is not None else []
     if wanted:
-        result.update(_merge(prepared, request, progress))
+        result.update(_merge(prepared, request, device, progress))
     if copy:
         result["audit"] = audit(prepared, copy, progress)
     if request.get("forward") and prepared.model is not None:
@@ -108,7 +113,7 @@ def _replaced(prepared: Prepared) -> list[str]:
     return found
 
 
-def _merge(prepared: Prepared, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def _merge(prepared: Prepared, request: dict[str, Any], device: torch.device, progress: Progress) -> dict[str, Any]:
     if quantization(prepared.base):
         prepared = merging.on_quantized(prepared, request, progress)
     if prepared.weights_error:
@@ -117,7 +122,7 @@ def _merge(prepared: Prepared, request: dict[str, Any], progress: Progress) -> d
         return {"merge_error": "PEFT does not load the adapter onto this base"}
     if prepared.model.peft_config[ADAPTER].is_prompt_learning:
         return {"merge": [], "unmergeable": "prompt learning adds inputs, not weights: there is nothing to merge"}
-    found = merging.examine(prepared, progress)
+    found = merging.examine(prepared, progress, device)
     if not found and not prepared.adapted:
         return {"merge": [], "unmergeable": "the method adapts no layer that could be merged"}
     return {"merge": found}

@@ -193,8 +193,8 @@ def _whole(layers: Mapping[str, nn.Module], device: torch.device | str, kept: Fo
             before, target, after = original[key].to(device), exact[key], found[name][key]
             if not before.shape == target.shape == after.shape or not before.dtype.is_floating_point or not before.numel():
                 continue
-            if before.dim() == 1 and torch.equal(target, before.to(target.dtype)):
-                continue  # a bias that the method leaves alone is no part of what is merged
+            if _left_alone(before, target):
+                continue
             tally.add(before, target, kept.requantised(after) if kept and after.dim() == 2 else after)
         results.append(_counted(result, tally, bounded=kept is None))
     _release(modules.values())
@@ -266,6 +266,11 @@ def copies(
         for parameter in layer.parameters():
             parameter.requires_grad_(requires_grad=False)
     return made
+
+
+def _left_alone(before: torch.Tensor, after: torch.Tensor) -> bool:
+    # A bias that the method does not change is no part of what is merged.
+    return before.dim() == 1 and torch.equal(after, before.to(after.dtype))
 
 
 def _release(modules: Iterable[nn.Module]) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from . import experts
 from . import layers as layer_check
+from .device import CPU
 from .isolated import needs_all_layers, peft_type, reads_base_weights, rebuild
 from .load import ADAPTER
 from .prepared import Prepared, quantization
@@ -36,14 +37,14 @@ READABLE = frozenset({"bitsandbytes", "compressed-tensors", "fp8", "fbgemm_fp8"}
 MERGING_BITSANDBYTES = frozenset({"LORA", "HIRA", "PVERA", "RANDLORA", "ROAD"})
 
 
-def examine(prepared: Prepared, progress: Progress) -> list[dict[str, Any]]:
-    """One :class:`layers.Merge` as JSON per adapted module of ``prepared``, whose base has weights."""
+def examine(prepared: Prepared, progress: Progress, device: torch.device = CPU) -> list[dict[str, Any]]:
+    """One :class:`layers.Merge` as JSON per adapted module of ``prepared``, whose base has weights; computed on ``device``."""
     found: list[dict[str, Any]] = []
     if refusal := refused(prepared):
         return [layer_check.Merge(plain(name), *refusal).as_json() for name in prepared.adapted]
     for number, group in enumerate(prepared.groups, 1):
         progress(f"merging module {number} of {len(prepared.groups)}")
-        for result in _examine_group(prepared, group):
+        for result in _examine_group(prepared, group, device):
             record = result.as_json()
             record["module"] = plain(result.module)
             record["shared_with"] = [plain(name) for name in result.shared_with]
@@ -78,7 +79,7 @@ def refused(prepared: Prepared) -> tuple[str, str] | None:
     return None
 
 
-def _examine_group(prepared: Prepared, group: list[str]) -> list[layer_check.Merge]:
+def _examine_group(prepared: Prepared, group: list[str], device: torch.device) -> list[layer_check.Merge]:
     adapted = prepared.adapted
     bystanders = bystanders_of(group, adapted, prepared.users)
     if not all(layer_check.merges(adapted[name]) for name in group):
@@ -99,11 +100,11 @@ def _examine_group(prepared: Prepared, group: list[str]) -> list[layer_check.Mer
         return [layer_check.Merge(name, "not-run", reason) for name in group]
     with materialised(group_parameters(group, adapted), real):
         if not reads_base_weights(config):
-            compared = layer_check.examine({name: adapted[name] for name in group}, bystanders, kept=kept)
+            compared = layer_check.examine({name: adapted[name] for name in group}, bystanders, device, kept)
             return [_with_unscaled_bias(r, adapted.get(r.module), kept) for r in compared]
         results: list[layer_check.Merge] = []
         for name in group:
-            results += _isolated(name, adapted[name], config, prepared.tensors, bystanders)
+            results += _isolated(name, adapted[name], config, prepared.tensors, bystanders, device)
         return results
 
 
@@ -128,14 +129,14 @@ def _unknown_input(layers: list[nn.Module]) -> str:
 
 
 def _isolated(
-    name: str, layer: nn.Module, config: Any, tensors: dict[str, torch.Tensor], bystanders: list[str]
+    name: str, layer: nn.Module, config: Any, tensors: dict[str, torch.Tensor], bystanders: list[str], device: torch.device
 ) -> list[layer_check.Merge]:
     try:
         first, second = (rebuild(name, layer, config, tensors, seed=seed) for seed in (0, 1))
     except Exception as error:  # noqa: BLE001 -- PEFT's own initialisation on this base failed: that is the result
         text = str(error).strip().split("\n")[0]
         return [layer_check.Merge(name, "not-run", f"PEFT could not rebuild it on the base: {type(error).__name__}: {text}")]
-    results = layer_check.examine({name: first}, bystanders)
+    results = layer_check.examine({name: first}, bystanders, device)
     probe = tuple(p.float() if p.is_floating_point() else p for p in layer_check.probe(first))
     with torch.no_grad():
         one, other = first.float()(*probe), second.float()(*probe)

@@ -47,9 +47,10 @@ def trained_after_merge(module: Module) -> Iterator[Finding]:
     """
     reported: set[int] = set()
     for site in module.calls("train", "step", "torch.optim.*", "bitsandbytes.*", "transformers.AdamW", "transformers.Adafactor"):
+        again = {_wrapped_again(arrival) for arrival in site.arrivals}
         for arrival in site.arrivals:
             merged = _merged(module, arrival)
-            if merged is None or merged.uid in reported:
+            if merged is None or merged.uid in reported or arrival.oid(_trained_model(arrival)) in again:
                 continue
             reported.add(merged.uid)
             yield site.finding(
@@ -72,6 +73,15 @@ def _merged(module: Module, arrival: Arrival) -> ir.Node | None:
     if model is None or model.carries_adapter or model.native or model.touched or module.happened("touched", oid):
         return None
     return model.merged
+
+
+def _wrapped_again(arrival: Arrival) -> Oid | None:
+    """A base into which, on this path, a new adapter went after the merge: the condition for that may never fail."""
+    value = _trained_model(arrival)
+    wrapper, base = arrival.facts(value, Peft), arrival.base(value)
+    if wrapper is None or wrapper.gutted or base is None or base[1].merged_source is None:
+        return None
+    return base[0]
 
 
 def _trained_model(arrival: Arrival) -> Value | None:

@@ -48,6 +48,12 @@ class Update(Protocol):
     def transposed(self) -> Update:
         """The transposed update."""
 
+    def times(self, factor: float) -> Update:
+        """A multiple of it."""
+
+    def alone(self) -> Update:
+        """The same for any weight: what a method computes from the weight it merges into is added to another as it is."""
+
 
 @dataclass
 class Sums:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
-from .compare import Update
+from .compare import Update, chunks
 from .load import ADAPTER
 
 
 @dataclass
 class LowRank:
-    """``left`` (rows, r) times ``right`` (r, columns), both float32, the scale already in ``left``."""
+    """``scale`` times ``left`` (rows, r) times ``right`` (r, columns), both float32 and the adapter's own memory where they can be."""
 
     left: torch.Tensor
     right: torch.Tensor
+    scale: float = 1.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -27,20 +29,20 @@ class LowRank:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows ``start`` to ``stop`` of the product."""
-        return self.left[start:stop] @ self.right
+        return (self.left[start:stop] @ self.right).mul_(self.scale)
 
     def add_to(self, weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Add those rows to ``weight`` in one pass over memory."""
-        return weight.addmm_(self.left[start:stop], self.right)
+        return weight.addmm_(self.left[start:stop], self.right, alpha=self.scale)
 
     def along(self, rows: torch.Tensor, start: int, stop: int) -> float:
         """⟨rows, left·right⟩ = ⟨rows·rightᵀ, left⟩, without the product."""
-        return float(torch.sum((rows @ self.right.T).double() * self.left[start:stop]))
+        return float(torch.sum((rows @ self.right.T).double() * self.left[start:stop])) * self.scale
 
     def norm2(self) -> float:
         """‖left·right‖² from the Gram matrices."""
         left, right = self.left.double(), self.right.double()
-        return max(0.0, float(torch.sum((left.T @ left) * (right @ right.T))))
+        return max(0.0, float(torch.sum((left.T @ left) * (right @ right.T)))) * self.scale**2
 
     def slack(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, float]:
         """Cauchy and Schwarz for Σ|left||right|, and r + 2 roundings."""
@@ -49,19 +51,31 @@ class LowRank:
 
     def transposed(self) -> Update:
         """The transposed product."""
-        return LowRank(self.right.T.contiguous(), self.left.T.contiguous())
+        return LowRank(self.right.T, self.left.T, self.scale)
+
+    def times(self, factor: float) -> Update:
+        """A multiple of it."""
+        return replace(self, scale=self.scale * factor)
+
+    def alone(self) -> Update:
+        """Itself: a product does not know the weight."""
+        return self
+
+    def first(self, rows: int) -> LowRank:
+        """The update of the first ``rows`` rows."""
+        return replace(self, left=self.left[:rows])
 
     @cached_property
     def _norms(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.left.norm(dim=1), self.right.norm(dim=0)
+        return self.left.norm(dim=1) * abs(self.scale), self.right.norm(dim=0)
 
 
 @dataclass
 class Dense:
-    """An update that PEFT has computed, ``delta`` (rows, columns), with the target it was taken from."""
+    """An update that PEFT has computed, ``delta`` (rows, columns), with the ``target`` it was taken from, if it is of this weight."""
 
     delta: torch.Tensor
-    target: torch.Tensor
+    target: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,8 +87,8 @@ class Dense:
         return self.delta[start:stop].to(torch.float32)
 
     def add_to(self, weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """Make ``weight`` PEFT's exact merge, whatever it was."""
-        return weight.copy_(self.target[start:stop])
+        """Make ``weight`` PEFT's exact merge, whatever it was; without a target, add to it."""
+        return weight.add_(self.rows(start, stop)) if self.target is None else weight.copy_(self.target[start:stop])
 
     def along(self, rows: torch.Tensor, start: int, stop: int) -> float:
         """The inner product with these rows."""
@@ -86,12 +100,124 @@ class Dense:
 
     def slack(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, float]:
         """Methods that are no plain product compute in float32 over the whole weight: 2⁻¹⁸ of its scale."""
-        scale = float(self.target.abs().max()) + float(self.delta.abs().max())
+        scale = float(self.delta.abs().max()) + (float(self.target.abs().max()) if self.target is not None else 0.0)
         return torch.full((stop - start,), scale), torch.ones(self.shape[1]), 64.0
 
     def transposed(self) -> Update:
         """The transposed update."""
-        return Dense(self.delta.T.contiguous(), self.target.T.contiguous())
+        return Dense(self.delta.T.contiguous())
+
+    def times(self, factor: float) -> Update:
+        """A multiple of it."""
+        return Dense(self.delta * factor)
+
+    def alone(self) -> Update:
+        """Without the weight that it was computed for."""
+        return Dense(self.delta)
+
+
+@dataclass
+class Computed:
+    """An update that is computed anew whenever it is wanted and not at hand: only the last one is kept."""
+
+    shape: tuple[int, int]
+    make: Callable[[], Dense]
+    at_hand: list[tuple[Computed, Dense]] = field(repr=False)
+    """shared by all of them"""
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """As :meth:`Dense.rows`."""
+        return self._dense.rows(start, stop)
+
+    def add_to(self, weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """As :meth:`Dense.add_to`."""
+        return self._dense.add_to(weight, start, stop)
+
+    def along(self, rows: torch.Tensor, start: int, stop: int) -> float:
+        """As :meth:`Dense.along`."""
+        return self._dense.along(rows, start, stop)
+
+    def norm2(self) -> float:
+        """As :meth:`Dense.norm2`."""
+        return self._dense.norm2()
+
+    def slack(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """As :meth:`Dense.slack`."""
+        return self._dense.slack(start, stop)
+
+    def transposed(self) -> Update:
+        """The transposed update."""
+        return self._dense.transposed()
+
+    def times(self, factor: float) -> Update:
+        """A multiple of it."""
+        return self._dense.times(factor)
+
+    def alone(self) -> Update:
+        """Without the weight that it was computed for."""
+        return self._dense.alone()
+
+    @property
+    def _dense(self) -> Dense:
+        if not self.at_hand or self.at_hand[0][0] is not self:
+            self.at_hand.clear()
+            self.at_hand.append((self, self.make()))
+        return self.at_hand[0][1]
+
+
+@dataclass
+class Dora:
+    """DoRA on a linear layer: the rows of ``base`` plus ``low``, each brought to its ``magnitude`` (peft/tuners/lora/dora.py)."""
+
+    low: LowRank
+    magnitude: torch.Tensor
+    base: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.low.shape
+
+    def add_to(self, weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Make the merge of ``weight`` in place; a row's norm is all that it needs of the others."""
+        self.low.add_to(weight, start, stop)
+        factor = self.magnitude[start:stop] / weight.norm(dim=1)
+        return weight.mul_(factor[:, None])
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """What the merge adds to these rows of the base."""
+        original = self._original(start, stop)
+        return self.add_to(original.clone(), start, stop).sub_(original)
+
+    def along(self, rows: torch.Tensor, start: int, stop: int) -> float:
+        """The inner product with these rows."""
+        return float(torch.dot(rows.reshape(-1), self.rows(start, stop).reshape(-1)))
+
+    def norm2(self) -> float:
+        """The squared norm, in pieces."""
+        return sum(float(self.rows(start, stop).double().square().sum()) for start, stop in chunks(*self.shape))
+
+    def slack(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """As of the product, scaled with the rows, and the norm's own rounding."""
+        left, right, terms = self.low.slack(start, stop)
+        original = self._original(start, stop)
+        factor = self.magnitude[start:stop] / self.low.add_to(original, start, stop).norm(dim=1)
+        return left * factor.abs() + original.abs().amax(), right + 1, terms + 8
+
+    def transposed(self) -> Update:
+        """The transposed update."""
+        return Dense(self.rows(0, self.shape[0]).T.contiguous())
+
+    def times(self, factor: float) -> Update:
+        """A multiple of what the merge adds."""
+        return Dense(self.rows(0, self.shape[0]) * factor)
+
+    def alone(self) -> Update:
+        """What the merge adds to this base, for another one."""
+        return Dense(self.rows(0, self.shape[0]))
+
+    def _original(self, start: int, stop: int) -> torch.Tensor:
+        return self.base[start:stop].to(torch.float32, copy=True)
 
 
 def low_rank(layer: nn.Module) -> LowRank | None:
@@ -99,44 +225,55 @@ def low_rank(layer: nn.Module) -> LowRank | None:
 
     peft/tuners/lora/layer.py: ``get_delta_weight`` of Linear, Embedding and the convolutions.
     """
-    from peft.tuners.lora import layer as lora
-
     found: Any = layer
-    if getattr(found, "active_adapters", None) != [ADAPTER] or _is_variant(found):
+    if ADAPTER in (getattr(layer, "lora_variant", None) or {}) or (getattr(found, "use_dora", None) or {}).get(ADAPTER):
         return None
-    kind = type(layer)
-    scale = (getattr(found, "scaling", None) or {}).get(ADAPTER)
-    if kind is lora.Embedding and ADAPTER in found.lora_embedding_A:
-        a, b = found.lora_embedding_A[ADAPTER], found.lora_embedding_B[ADAPTER]
-        return _scaled(a.T, b.T, scale)
-    if kind is lora.Linear and ADAPTER in found.lora_A:
-        a, b = found.lora_A[ADAPTER].weight, found.lora_B[ADAPTER].weight
-        return _scaled(a.T, b.T, scale) if found.fan_in_fan_out else _scaled(b, a, scale)
-    if kind in (getattr(lora, name, None) for name in ("Conv1d", "Conv2d", "Conv3d")) and ADAPTER in found.lora_A:
-        a, b = found.lora_A[ADAPTER].weight, found.lora_B[ADAPTER].weight
-        plain = getattr(found.get_base_layer(), "groups", 1) == 1 and b.shape[1] == a.shape[0]
-        return _scaled(b.flatten(1), a.flatten(1), scale) if plain else None
-    return None
+    return _product(layer)
 
 
-def proven(layer: nn.Module, update: LowRank) -> bool:
+def dora(layer: nn.Module, read: Callable[[], torch.Tensor | None]) -> Dora | None:
+    """The merge of a DoRA layer on a linear layer whose weight ``read`` gives; None for anything else."""
+    found: Any = layer
+    variant = (getattr(layer, "lora_variant", None) or {}).get(ADAPTER)
+    magnitudes = getattr(layer, "lora_magnitude_vector", None) or {}
+    if type(variant).__name__ != "DoraLinearVariant" or ADAPTER not in magnitudes or found.fan_in_fan_out:
+        return None
+    low, base = _product(layer), read()
+    if low is None or base is None:
+        return None
+    return Dora(low, magnitudes[ADAPTER].weight.detach().float().reshape(-1), base)
+
+
+def proven(layer: nn.Module, low: LowRank) -> bool:
     """Whether PEFT's own ``get_delta_weight`` gives this update."""
     owner: Any = layer
-    delta = owner.get_delta_weight(ADAPTER)
-    mine = update.rows(0, update.shape[0])
-    theirs = delta.detach().float().reshape(update.shape)
+    mine, theirs = low.rows(0, low.shape[0]), owner.get_delta_weight(ADAPTER).detach().float().reshape(low.shape)
     # Adapters in 16 bits: PEFT rounds the product to their dtype.
     return float((mine - theirs).norm()) <= 2.0**-7 * float(theirs.norm())
 
 
-def _scaled(left: torch.Tensor, right: torch.Tensor, scale: Any) -> LowRank | None:
+def _product(layer: nn.Module) -> LowRank | None:
+    from peft.tuners.lora import layer as lora
+
+    found: Any = layer
+    if getattr(found, "active_adapters", None) != [ADAPTER] or (getattr(found, "lora_bias", None) or {}).get(ADAPTER):
+        return None
+    kind = type(layer)
+    scales = getattr(layer, "scaling", None)
+    scale = scales.get(ADAPTER) if isinstance(scales, dict) else None
     if not isinstance(scale, (int, float)):
         return None
-    with torch.no_grad():
-        return LowRank((left.detach().float() * float(scale)).contiguous(), right.detach().float().contiguous())
+    if kind is lora.Embedding and ADAPTER in found.lora_embedding_A:
+        return _of(found.lora_embedding_A[ADAPTER].T, found.lora_embedding_B[ADAPTER].T, scale)
+    if kind is lora.Linear and ADAPTER in found.lora_A:
+        a, b = found.lora_A[ADAPTER].weight, found.lora_B[ADAPTER].weight
+        return _of(a.T, b.T, scale) if found.fan_in_fan_out else _of(b, a, scale)
+    if kind in (getattr(lora, name, None) for name in ("Conv1d", "Conv2d", "Conv3d")) and ADAPTER in found.lora_A:
+        a, b = found.lora_A[ADAPTER].weight, found.lora_B[ADAPTER].weight
+        plain = getattr(found.get_base_layer(), "groups", 1) == 1 and b.shape[1] == a.shape[0]
+        return _of(b.flatten(1), a.flatten(1), scale) if plain else None
+    return None
 
 
-def _is_variant(layer: Any) -> bool:
-    flags = [getattr(layer, name, None) or {} for name in ("use_dora", "lora_bias")]
-    return ADAPTER in (getattr(layer, "lora_variant", None) or {}) or any(flag.get(ADAPTER) for flag in flags)
-
+def _of(left: torch.Tensor, right: torch.Tensor, scale: float) -> LowRank:
+    return LowRank(left.detach().float(), right.detach().float(), float(scale))

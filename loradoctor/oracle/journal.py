@@ -42,15 +42,18 @@ class Journal:
         self.done.clear()
 
     def note(self, task: int, digest: str) -> None:
-        """Remember that ``task`` is written; it counts once :meth:`commit` is called."""
+        """Remember that ``task`` is written; it counts once it is committed."""
         self._waiting.append(json.dumps({"task": task, "sha256": digest}))
-        self.done[task] = digest
 
-    def commit(self) -> None:
-        """Write what was noted. The bytes it speaks of must be on disk before."""
-        if self._waiting:
-            self._file.write("".join(f"{line}\n" for line in self._waiting))
-            self._waiting.clear()
+    def noted(self) -> int:
+        """How much has been noted and not committed."""
+        return len(self._waiting)
+
+    def commit(self, count: int) -> None:
+        """Write the first ``count`` that wait. The bytes they speak of must be on disk before."""
+        if count:
+            self._file.write("".join(f"{line}\n" for line in self._waiting[:count]))
+            del self._waiting[:count]  # in place: another thread adds to it
             self._file.flush()
             os.fsync(self._file.fileno())
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from . import experts
 from . import layers as layer_check
@@ -65,7 +66,15 @@ def merge(prepared: Prepared, unit: Unit, dtype: torch.dtype | None = None) -> d
                 raise NotMergeable(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
             state = module.state_dict()
             found.update({f"{plain(name)}.{key}": tensor for key, tensor in state.items() if only is None or key in only})
+    for layer in copies.values():
+        _let_go(layer)
     return found
+
+
+def _let_go(layer: nn.Module) -> None:
+    # PEFT layers are reference cycles: without this their weights would wait for the garbage collector, gigabytes of them.
+    for parameter in layer.parameters():
+        parameter.data = parameter.data.new_empty(0)
 
 
 def replaced(prepared: Prepared) -> dict[str, torch.Tensor]:

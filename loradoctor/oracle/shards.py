@@ -1,4 +1,4 @@
-"""Write the shards of a plan: bytes and digests in a thread of their own, while the next layer is merged."""
+"""Write the shards of a plan: bytes and digests in one thread and the disk in another, while the next layer is merged."""
 
 from __future__ import annotations
 
@@ -33,18 +33,15 @@ class Writer:
     def __init__(self, plan: Plan, directory: Path, journal: Journal, advance: Callable[[int], None]) -> None:
         """``advance`` is called with the number of bytes that have been dealt with, from any thread. Raises OSError."""
         self._plan, self._directory, self._journal, self._advance = plan, directory, journal, advance
-        self._left = [0] * len(plan.files)
-        for task in plan.tasks:
-            for shard in _shards(task):
-                self._left[shard] += 1
         self._files = [self._opened(number) for number in range(len(plan.files))]
         self._sources: dict[Path, int] = {}
         self._unsafe = 0
-        self._finished = [number for number, left in enumerate(self._left) if not left]
         self._error: BaseException | None = None
         self._room = threading.BoundedSemaphore(AHEAD)
         self._queue: queue.SimpleQueue[tuple[int, Task, Iterable[Piece] | None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._writing = threading.Thread(target=self._write_all, daemon=True)
+        self._disk: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._forcing = threading.Thread(target=self._force_all, daemon=True)
 
     def remaining(self) -> list[int]:
         """Numbers of the tasks that are still to do: what the journal says is done is read and compared first."""
@@ -53,11 +50,10 @@ class Writer:
             known = self._journal.done.get(number)
             if known is not None and known == self._digest(task):
                 self._advance(task.nbytes)
-                self._tick(task)
             else:
                 left.append(number)
-        self._complete()
-        self._thread.start()
+        self._writing.start()
+        self._forcing.start()
         return left
 
     def copy(self, number: int, task: Copy) -> None:
@@ -73,26 +69,38 @@ class Writer:
         self._queue.put((number, task, pieces))
 
     def finish(self) -> None:
-        """Wait until everything is written, whole and on disk. Raises what writing raised."""
+        """Wait until everything is written and the files have their names; the disk may still be busy. Raises what writing raised."""
         self._queue.put(None)
-        self._thread.join()
+        self._writing.join()
         self._check()
-        self._complete()
-        self.close()
+        for file in self._plan.files:
+            part = self._directory / (file.name + PART)
+            if part.exists():
+                part.rename(self._directory / file.name)
+        self._disk.put(True)
 
-    def close(self) -> None:
-        """Let go of every file."""
-        for descriptor in (*self._files, *self._sources.values()):
-            os.close(descriptor)
-        self._files, self._sources = [], {}
+    def settle(self) -> None:
+        """Wait until everything is on disk. Raises what the disk raised."""
+        self._disk.put(False)
+        self._forcing.join()
+        self._check()
+        self._close()
 
     def abandon(self) -> None:
         """Stop as soon as possible, keeping what the journal knows."""
         self._error = self._error or InterruptedError()
         self._queue.put(None)
-        if self._thread.is_alive():
-            self._thread.join()
-        self.close()
+        self._disk.put(True)
+        self._disk.put(False)
+        for thread in (self._writing, self._forcing):
+            if thread.is_alive():
+                thread.join()
+        self._close()
+
+    def _close(self) -> None:
+        for descriptor in (*self._files, *self._sources.values()):
+            os.close(descriptor)
+        self._files, self._sources = [], {}
 
     def _check(self) -> None:
         if self._error is not None:
@@ -108,7 +116,7 @@ class Writer:
         _write(descriptor, file.header, 0)
         return descriptor
 
-    def _work(self) -> None:
+    def _write_all(self) -> None:
         while (item := self._queue.get()) is not None:
             number, task, pieces = item
             try:
@@ -121,6 +129,16 @@ class Writer:
                     self._room.release()
                 del item, pieces
 
+    def _force_all(self) -> None:
+        while self._disk.get():
+            try:
+                known = self._journal.noted()
+                for descriptor in self._files:
+                    os.fsync(descriptor)
+                self._journal.commit(known)
+            except BaseException as error:  # noqa: BLE001 -- raised in the other thread
+                self._error = self._error or error
+
     def _do(self, number: int, task: Task, pieces: Iterable[Piece] | None) -> None:
         digest = hashlib.sha256()
         for shard, start, chunk in self._copied(task) if isinstance(task, Copy) else pieces or ():
@@ -130,10 +148,10 @@ class Writer:
             _write(self._files[shard], chunk, start)
             self._advance(len(chunk))
         self._journal.note(number, digest.hexdigest())
-        self._tick(task)
         self._unsafe += task.nbytes
         if self._unsafe >= SAFE:
-            self._complete()
+            self._unsafe = 0
+            self._disk.put(True)
 
     def _copied(self, task: Copy) -> Iterator[Piece]:
         if task.source not in self._sources:
@@ -145,25 +163,6 @@ class Writer:
             if len(chunk) != wanted:
                 raise OSError(f"`{task.source.name}` became shorter while it was read")
             yield task.shard, task.start + done, memoryview(chunk)
-
-    def _tick(self, task: Task) -> None:
-        for shard in _shards(task):
-            self._left[shard] -= 1
-            if not self._left[shard]:
-                self._finished.append(shard)
-
-    def _complete(self) -> None:
-        """Force everything to disk, journal it, and give whole shards their names."""
-        for descriptor in self._files:
-            os.fsync(descriptor)
-        self._journal.commit()
-        self._unsafe = 0
-        for shard in self._finished:
-            whole = self._directory / self._plan.files[shard].name
-            part = whole.with_name(whole.name + PART)
-            if part.exists():
-                part.rename(whole)
-        self._finished.clear()
 
     def _digest(self, task: Task) -> str:
         digest = hashlib.sha256()
@@ -178,10 +177,6 @@ def pieces(tensor: torch.Tensor, shard: int, start: int) -> Iterator[Piece]:
     flat = memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
     for done in range(0, len(flat), CHUNK):
         yield shard, start + done, flat[done : done + CHUNK]
-
-
-def _shards(task: Task) -> set[int]:
-    return {shard for shard, _, _ in _extents(task)}
 
 
 def _extents(task: Task) -> Iterator[tuple[int, int, int]]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import warnings
-from collections.abc import Callable, Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ import transformers
 
 from . import merged, units
 from .base import Base, hollow, parameter_names
+from .isolated import reads_base_weights
 from .journal import Journal
 from .load import FROM_FILE
 from .loading import Loading, declared_dtype, dtypes_loaded
-from .plan import Cast, Copy, Make, Place, Plan, plan
+from .plan import Cast, Copy, Make, Place, Plan, Task, plan
 from .prepared import Prepared, adapter_config, load_adapter, quantization, start
 from .saving import CannotSave, Shard, generation_as_loaded, merged_and_unloaded, saved, untie_what_differs
 from .shards import Piece, Writer, pieces
@@ -33,6 +36,10 @@ from .weights import BaseWeights, WeightsError, absent
 Progress = Callable[[str], None]
 ROWS = 16 * 2**20
 """bytes of a tensor that are cast at a time"""
+WORKERS = min(2, os.cpu_count() or 1)
+"""layers that are merged at a time: the work is bound by memory, and writing takes a part of a processor"""
+TOGETHER = 64 * 2**20
+"""bytes of merged weights that may be in the making at a time; a larger layer is merged alone"""
 
 
 class Refused(Exception):
@@ -57,24 +64,44 @@ class Merging:
     key: str
     """differs when anything differs that the result depends on"""
 
-    def write(self, directory: Path, journal: Journal, advance: Callable[[int], None], progress: Progress) -> None:
-        """Write every shard into ``directory``. Raises :class:`Refused` and OSError; what is done by then stays for the next run."""
+    def write(self, directory: Path, journal: Journal, advance: Callable[[int], None], progress: Progress) -> Writer:
+        """Write every shard into ``directory``; the writer that is returned is to be settled, as the disk may still be busy.
+
+        Raises :class:`Refused` and OSError; what is done by then stays for the next run.
+        """
         writer = Writer(self.plan, directory, journal, advance)
         try:
-            left = writer.remaining()
-            for number in left:
-                task = self.plan.tasks[number]
+            for number, task, pieces_of in self._ahead(writer.remaining(), progress):
                 if isinstance(task, Copy):
                     writer.copy(number, task)
-                elif isinstance(task, Cast):
-                    writer.put(number, task, self._cast(task))
                 else:
-                    progress(f"merging {task.names[0]}")
-                    writer.put(number, task, self._made(task))
+                    writer.put(number, task, pieces_of())
             writer.finish()
+            return writer
         except BaseException:
             writer.abandon()
             raise
+
+    def _ahead(self, numbers: list[int], progress: Progress) -> Iterator[tuple[int, Task, Callable[[], Iterable[Piece]]]]:
+        """The tasks with these numbers in order, and what gives their bytes; small ones are computed before they are asked for."""
+        # What decomposes the base's weights draws random numbers and counts threads: one after the other, in this one.
+        alone = reads_base_weights(self.prepared.model.peft_config[merged.ADAPTER])
+        waiting: deque[tuple[int, Task, Callable[[], Iterable[Piece]]]] = deque()
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for number in numbers:
+                task = self.plan.tasks[number]
+                if isinstance(task, Copy):
+                    waiting.append((number, task, tuple))
+                elif isinstance(task, Cast):
+                    waiting.append((number, task, partial(self._cast, task)))
+                else:
+                    while waiting and (alone or task.nbytes + _making(waiting) > TOGETHER):
+                        yield waiting.popleft()
+                    progress(f"merging {task.names[0]}")
+                    waiting.append((number, task, partial(self._made, task) if alone else pool.submit(self._made, task).result))
+                while sum(isinstance(t, Make) for _, t, _ in waiting) > WORKERS:
+                    yield waiting.popleft()
+            yield from waiting
 
     def _cast(self, task: Cast) -> Iterator[Piece]:
         weights, place = self.loading.weights, task.place
@@ -128,6 +155,10 @@ class Merging:
                 known.update(self.loading.read((alias,)))
             found[name] = known[alias]
         return found
+
+
+def _making(waiting: Iterable[tuple[int, Task, Any]]) -> int:
+    return sum(task.nbytes for _, task, _ in waiting if isinstance(task, Make))
 
 
 def _must_fit(tensor: torch.Tensor, place: Place, loading: Loading) -> None:

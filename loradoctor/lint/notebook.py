@@ -18,6 +18,11 @@ _AUTOMAGIC = re.compile(
     r"(?:apt|apt-get|cat|cd|conda|cp|git|head|ls|mamba|mkdir|mv|nvidia-smi|pip|pip3|pwd|rm|rmdir|tail|uv|wget)"
     r"(?:[ \t]+(?![=(.,:\[+*/|&<>%]|(?:in|is|and|or|if|not|for)\b)\S|[ \t]*$)"
 )
+# In a cell of one line IPython asks for no more than the name, so that `cd /kaggle/working` changes the directory.
+_AUTOMAGIC_ALONE = re.compile(
+    r"(?:autoreload|cat|cd|conda|cp|env|less|ll|load_ext|ls|mamba|man|matplotlib|mkdir|more|mv|pip|pwd|rm|rmdir|run|set_env|uv|whos?)"
+    r"(?:[ \t]+(?![=,(:\[]|[-+*/|&<>%]=?[ \t]|(?:in|is|and|or|if|not|for)\b)\S|[ \t]*$)"
+)
 # Ends the process, as a rule to load what has just been installed; the cells after it run in the next one.
 _RESTART = re.compile(r"(?:exit|quit|sys\.exit|os\._exit)\([\w. ]*\)[ \t]*;?[ \t]*(?:#.*)?$")
 _CAPTURED = re.compile(r"(?<![=!<>:])=[ \t]*(![^=]|%[A-Za-z_])")
@@ -126,6 +131,8 @@ def mask(source: str) -> str:
 
     ``%time f(x)`` keeps ``f(x)``; ``files = !ls`` keeps the assignment, of a name that is never bound.
     """
+    if "\n" not in source.strip() and _AUTOMAGIC_ALONE.match(source.strip()):
+        return re.sub(r"\S.*\S|\S", lambda line: _mask_magic(line[0]), source)
     if not _SUSPECT.search(source):
         return source
     if (magic := re.match(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*[ \t]*%%([A-Za-z_]\w*)", source)) and magic[1] not in _TRANSPARENT:

@@ -170,6 +170,20 @@ PROGRAMS = {
                 m = get_peft_model(m, cfg)
             return m
     """,
+    "a library is looked for twice": """
+        import importlib.util
+        def is_peft_available():
+            return importlib.util.find_spec("peft") is not None
+        def train(m):
+            if not is_peft_available():
+                m = base()
+            elif is_peft_available():
+                m = get_peft_model(m, cfg)
+            if not is_peft_available():
+                m = PeftModel.from_pretrained(m, "x")
+            if is_peft_available():
+                m = PeftModel.from_pretrained(m, "x")  #! LD101
+    """,
     "one element of a loop is the first": """
         def main(paths):
             m = base()

@@ -27,6 +27,7 @@ _METHODS = frozenset(
 _FUNCTIONS = frozenset(
     """
     os.path.exists os.path.isfile os.path.isdir os.path.basename os.path.dirname os.environ.get os.getenv os.listdir
+    importlib.util.find_spec shutil.which platform.system torch.cuda.device_count torch.cuda.get_device_capability
     builtins.len builtins.callable builtins.int builtins.str builtins.float builtins.hasattr builtins.getattr
     """.split()
 )

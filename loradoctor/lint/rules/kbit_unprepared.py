@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Severity
+from loradoctor.lint import ir
 from loradoctor.lint.flow.facts import Config, Model
 from loradoctor.lint.flow.values import Derived
 from loradoctor.lint.libraries.peft import PROMPT_CONFIGS
-from loradoctor.lint.module import Arrival, Module
+from loradoctor.lint.module import Arrival, Module, Site
 from loradoctor.rule import rule
 
 _SHARDED = frozenset({"deepspeed", "fsdp", "FSDP", "FullyShardedDataParallel", "DeepSpeedPlugin", "bnb_4bit_quant_storage"})
@@ -51,17 +52,23 @@ def kbit_unprepared(module: Module) -> Iterator[Finding]:
         return facts if bits and facts is not None and not facts.prepared and not facts.touched else None
 
     by_hand = any(True for _ in module.calls("enable_input_require_grads"))
+    wrapped: dict[ir.Node | None, list[tuple[Site, Model, bool]]] = {}
     for site in module.calls("peft.get_peft_model"):
         found = site.sometimes(lambda a: unprepared(a) is not None and not _at_the_input(a)) or site.sometimes(unprepared)
         facts = unprepared(found) if found else None
         base = found.base(found.arg("model")) if found else None
         if found is None or facts is None or base is None or module.happened("prepared", base[0]) or not _trained(module, found):
             continue
-        flows = by_hand or _at_the_input(found)
+        wrapped.setdefault(facts.made, []).append((site, facts, by_hand or _at_the_input(found)))
+    for made, places in wrapped.items():
+        (site, facts, flows), *others = sorted(places, key=lambda place: place[2])
         yield site.finding(
             f"a base quantized to {facts.quantized} is wrapped without `prepare_model_for_kbit_training`",
             severity=Severity.INFO if flows else Severity.WARNING,
-            related=module.related(facts.made, "loaded quantized here"),
+            related=(
+                *module.related(made, "loaded quantized here"),
+                *(place for other, _, _ in others for place in module.related(other.node, "and wrapped here")),
+            ),
             help="layer norms and head stay in half precision"
             + ("" if flows else " and inputs carry no gradient")
             + "; call `model = prepare_model_for_kbit_training(model)` before `get_peft_model`",

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from loradoctor.diagnostic import Finding, Fix, Severity
 from loradoctor.lint import ir
-from loradoctor.lint.flow.facts import Peft, Trainer
-from loradoctor.lint.flow.values import NONE, Value
+from loradoctor.lint.flow.facts import Config, Peft, Trainer
+from loradoctor.lint.flow.values import Value
 from loradoctor.lint.libraries.torch import parameters_in
 from loradoctor.lint.module import Arrival, Module
 from loradoctor.rule import rule
@@ -65,7 +65,7 @@ def frozen_resume(module: Module) -> Iterator[Finding]:
 def _trained_model(arrival: Arrival) -> Value | None:
     trainer = arrival.facts(arrival.receiver, Trainer)
     if trainer is not None:  # one that is given a configuration too trains another adapter, or refuses: LD209
-        return trainer.model if trainer.peft_config in (None, NONE) else None
+        return trainer.model if arrival.facts(trainer.peft_config, Config) is None else None
     return parameters_in(arrival.arg("params"))
 
 

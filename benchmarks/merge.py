@@ -78,7 +78,7 @@ def base(directory: Path, size: str) -> int:
     return sum(s.numel() for s in shapes.values())
 
 
-def adapter(directory: Path, of: Path, size: str) -> None:
+def adapter(directory: Path, of: Path) -> None:
     """Write a LoRA for every linear layer."""
     import peft
     import torch
@@ -145,7 +145,7 @@ def ours(adapter_at: Path, base_at: Path, output: Path) -> list[str]:
 def row(size: str, here: Path, rounds: int) -> None:
     """One line of the table."""
     parameters = base(here / "base", size)
-    adapter(here / "adapter", here / "base", size)
+    adapter(here / "adapter", here / "base")
     nbytes = parameters * 2
     os.sync()
     *_, imports = measured([sys.executable, "-c", IMPORTS])
@@ -175,7 +175,7 @@ def row(size: str, here: Path, rounds: int) -> None:
 def kills(size: str, here: Path, count: int) -> None:
     """Kill a merge at random moments; the output must never be there before it is whole, and a rerun must complete it."""
     base(here / "base", size)
-    adapter(here / "adapter", here / "base", size)
+    adapter(here / "adapter", here / "base")
     output = here / "ours"
     command = ours(here / "adapter", here / "base", output)
     seconds, *_ = measured(command)
@@ -198,7 +198,8 @@ def kills(size: str, here: Path, count: int) -> None:
             if output.exists():
                 break
             partial = [p for p in here.iterdir() if ".partial-" in p.name and p.is_dir()]
-            print(f"  killed after {after:.2f} s: {sum(f.stat().st_blocks for p in partial for f in p.iterdir()) * 512 / 1e6:.0f} MB are there", flush=True)
+            there = sum(file.stat().st_blocks for directory in partial for file in directory.iterdir()) * 512 / 1e6
+            print(f"  killed after {after:.2f} s: {there:.0f} MB are there", flush=True)
             if len(killed) == 1:
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, done.stdout + done.stderr
@@ -207,7 +208,8 @@ def kills(size: str, here: Path, count: int) -> None:
         same = all(filecmp.cmp(file, output / file.name, shallow=False) for file in (here / "right").iterdir())
         assert same, "the output is not right"
         left = [p.name for p in here.iterdir() if ".partial-" in p.name and p.is_dir()]
-        print(f"{number + 1:3d}: killed at {', '.join(f'{k:.2f} s' for k in killed) or 'no time'} of {seconds:.1f} s; complete and equal; left over: {left}", flush=True)
+        when = ", ".join(f"{k:.2f} s" for k in killed) or "no time"
+        print(f"{number + 1:3d}: killed at {when} of {seconds:.1f} s; complete and equal; left over: {left}", flush=True)
         shutil.rmtree(output)
 
 

@@ -226,10 +226,23 @@ def _merge(options: Namespace) -> int:
     if options.combination and not several:
         raise UsageError("`--combination` needs several adapters")
     settings = load(".", None, isolated=False)
-    names = ("output", "base", "density", "svd_rank", "dtype", "shard_size", "force", "python", "online", "timeout")
-    chosen = {"weights": options.weights or (), "combination": options.combination or "cat", "seed": options.seed or 0}
-    chosen["majority_sign"] = options.majority_sign or "total"
-    wanted = MergeOptions(**{name: getattr(options, name) for name in names}, **chosen, settings=settings)
+    wanted = MergeOptions(
+        output=options.output,
+        base=options.base,
+        weights=options.weights or (),
+        combination=options.combination or "cat",
+        density=options.density,
+        majority_sign=options.majority_sign or "total",
+        svd_rank=options.svd_rank,
+        seed=options.seed or 0,
+        dtype=options.dtype,
+        shard_size=options.shard_size,
+        force=options.force,
+        python=options.python,
+        online=options.online,
+        timeout=options.timeout,
+        settings=settings,
+    )
     try:
         with bar(moving=wants_motion(sys.stderr.isatty(), os.environ)) as watch:
             outcome = merge(options.adapters, wanted, watch)
@@ -333,4 +346,11 @@ def _write(options: Namespace, text: str) -> None:
         raise UsageError(f"cannot write {options.output}: {error.strerror or error}") from None
 
 
-_COMMANDS: dict[str, Callable[[Namespace], int]] = {"lint": _lint, "check": _check, "merge": _merge, "repair": _repair, "explain": _explain, "rules": _rules}
+_COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "lint": _lint,
+    "check": _check,
+    "merge": _merge,
+    "repair": _repair,
+    "explain": _explain,
+    "rules": _rules,
+}

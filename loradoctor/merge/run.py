@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -64,6 +65,8 @@ def merge(adapters: Sequence[str], options: MergeOptions, watch: Watch = lambda 
     found = [_place(adapter, options) for adapter in adapters]
     if options.weights and len(options.weights) != len(found):
         raise TargetError(f"{len(options.weights)} weights were given for {len(found)} adapters")
+    if any(weight == 0 or not math.isfinite(weight) for weight in options.weights):
+        raise TargetError("a weight of 0 merges nothing, and neither does one that is not finite")
     output = Path(options.output).absolute()
     _recover(output)
     _free(output, [place.directory for place in found], options)

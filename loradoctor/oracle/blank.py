@@ -44,7 +44,7 @@ class Trace:
     """storage offset, size and stride, in elements of the contiguous tensor it is a view of"""
 
 
-class Tracing(TorchDispatchMode):
+class Tracing(TorchDispatchMode):  # type: ignore[misc]  # torch is not typed for this check
     """Within it, an operation on blank tensors that would copy gives another blank one, and its ancestry is remembered."""
 
     def __init__(self, named: Mapping[str, torch.Tensor]) -> None:

@@ -25,15 +25,21 @@ _SIZE = 256 * 2**20
 def carried(adapter: Path, base: Path) -> Iterator[tuple[Path, str]]:
     """(file, its relative name in the merged model), every name once."""
     own = has_tokenizer(adapter)
-    found: dict[str, Path] = {}
-    for path, name in _files(base):
-        if _PROCESSOR.fullmatch(path.name) or _EXTRAS.fullmatch(path.name) or "/" in name or (not own and _TOKENIZER.fullmatch(path.name)):
-            found[name] = path
-    for path, name in _files(adapter):
-        template = name.startswith(("chat_template", "additional_chat_templates"))
-        if (own or template) and (_TOKENIZER.fullmatch(path.name) or _PROCESSOR.fullmatch(path.name) or template):
-            found[name] = path
+    found = {name: path for path, name in _files(base) if "/" in name or _belongs(path.name) or (not own and _TOKENIZER.fullmatch(path.name))}
+    found.update({name: path for path, name in _files(adapter) if _is_template(name) or (own and _is_own(path.name))})
     yield from ((path, name) for name, path in sorted(found.items()))
+
+
+def _belongs(name: str) -> bool:
+    return bool(_PROCESSOR.fullmatch(name) or _EXTRAS.fullmatch(name))
+
+
+def _is_template(name: str) -> bool:
+    return name.startswith(("chat_template", "additional_chat_templates"))
+
+
+def _is_own(name: str) -> bool:
+    return bool(_TOKENIZER.fullmatch(name) or _PROCESSOR.fullmatch(name))
 
 
 def has_tokenizer(directory: Path) -> bool:

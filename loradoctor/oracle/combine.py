@@ -12,7 +12,7 @@ import peft
 import torch
 
 from .load import ADAPTER
-from .prepared import disarm, start
+from .prepared import disarm, start, store_as
 
 COMBINATIONS = (
     "cat", "linear", "svd", "ties", "ties_svd", "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd", "magnitude_prune",
@@ -34,6 +34,8 @@ def combine(request: dict[str, Any], progress: Callable[..., None]) -> dict[str,
         base = start(request, progress)
     except Unbuildable as why:
         return {"refused": f"the base model cannot be built: {why}"}
+    # PEFT gives the new adapter the base's dtype: on a base in bfloat16 the combination itself would be rounded.
+    store_as(base, torch.float32)
     names = [f"adapter_{number}" for number in range(len(request["adapters"]))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

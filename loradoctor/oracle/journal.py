@@ -7,11 +7,11 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
-try:
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # Windows: there a second run fails when it opens the files of the first
     import fcntl
-except ImportError:  # Windows: there a second run fails when it opens the files of the first
-    fcntl = None  # type: ignore[assignment]
 
 PATIENCE = 30.0
 """seconds to wait for the process of an interrupted run, which may have to finish a layer before it notices"""

@@ -54,6 +54,10 @@ def merge(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         if evidence := _evidence(merging, progress):
             return evidence
         try:
+            merging.rehearse(progress)
+        except Refused as why:
+            return {"refused": str(why)}
+        try:
             return _written(request, merging, output, scratch, progress)
         except Busy:
             return {"stopped": "another run is writing this very merge", "directory": str(_partial(output, merging))}

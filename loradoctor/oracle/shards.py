@@ -22,6 +22,7 @@ AHEAD = 2
 """computed tasks that may wait for the disk"""
 
 PART = ".part"
+FORCE, END = "force", "end"
 
 Piece = tuple[int, int, memoryview]
 """shard, first byte, bytes"""
@@ -40,7 +41,7 @@ class Writer:
         self._room = threading.BoundedSemaphore(AHEAD)
         self._queue: queue.SimpleQueue[tuple[int, Task, Iterable[Piece] | None] | None] = queue.SimpleQueue()
         self._writing = threading.Thread(target=self._write_all, daemon=True)
-        self._disk: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._disk: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._forcing = threading.Thread(target=self._force_all, daemon=True)
 
     def remaining(self) -> list[int]:
@@ -77,11 +78,11 @@ class Writer:
             part = self._directory / (file.name + PART)
             if part.exists():
                 part.rename(self._directory / file.name)
-        self._disk.put(True)
+        self._disk.put(FORCE)
 
     def settle(self) -> None:
         """Wait until everything is on disk. Raises what the disk raised."""
-        self._disk.put(False)
+        self._disk.put(END)
         self._forcing.join()
         self._check()
         self._close()
@@ -90,8 +91,8 @@ class Writer:
         """Stop as soon as possible, keeping what the journal knows."""
         self._error = self._error or InterruptedError()
         self._queue.put(None)
-        self._disk.put(True)
-        self._disk.put(False)
+        self._disk.put(FORCE)
+        self._disk.put(END)
         for thread in (self._writing, self._forcing):
             if thread.is_alive():
                 thread.join()
@@ -130,7 +131,7 @@ class Writer:
                 del item, pieces
 
     def _force_all(self) -> None:
-        while self._disk.get():
+        while self._disk.get() == FORCE:
             try:
                 known = self._journal.noted()
                 for descriptor in self._files:
@@ -151,7 +152,7 @@ class Writer:
         self._unsafe += task.nbytes
         if self._unsafe >= SAFE:
             self._unsafe = 0
-            self._disk.put(True)
+            self._disk.put(FORCE)
 
     def _copied(self, task: Copy) -> Iterator[Piece]:
         if task.source not in self._sources:

@@ -12,20 +12,21 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
 import transformers
+from safetensors import safe_open
 
 from . import merged, units
 from .base import Base, hollow, parameter_names
 from .isolated import reads_base_weights
 from .journal import Journal
-from .load import FROM_FILE
+from .load import ADAPTER
 from .loading import Loading, declared_dtype, dtypes_loaded
 from .plan import Cast, Copy, Make, Place, Plan, Task, plan
 from .prepared import Prepared, adapter_config, load_adapter, quantization, start
@@ -82,10 +83,17 @@ class Merging:
             writer.abandon()
             raise
 
+    def rehearse(self, progress: Progress) -> None:
+        """Compute every layer whose result is stored as float16, which ends at 65504. Raises :class:`Refused` for one that does not fit."""
+        for task in self.plan.tasks:
+            if isinstance(task, Make) and any(place.output.dtype == torch.float16 for place in task.places):
+                progress(f"trying {task.names[0]} in float16")
+                self._made(task)
+
     def _ahead(self, numbers: list[int], progress: Progress) -> Iterator[tuple[int, Task, Callable[[], Iterable[Piece]]]]:
         """The tasks with these numbers in order, and what gives their bytes; small ones are computed before they are asked for."""
         # What decomposes the base's weights draws random numbers and counts threads: one after the other, in this one.
-        alone = reads_base_weights(self.prepared.model.peft_config[merged.ADAPTER])
+        alone = reads_base_weights(self.prepared.model.peft_config[ADAPTER])
         waiting: deque[tuple[int, Task, Callable[[], Iterable[Piece]]]] = deque()
         with ThreadPoolExecutor(WORKERS) as pool:
             for number in numbers:
@@ -149,11 +157,10 @@ class Merging:
                 elif alias in self.units and alias not in known:
                     made = merged.merge(self.prepared, self.units[alias])
                     known.update({n: tensor for n, tensor in made.items() if n in self.units[alias].names})
-            alias = next((a for a in self.aliases.get(name, (name,)) if a in known), None)
-            if alias is None:
-                alias = next(a for a in self.aliases.get(name, (name,)) if a in self.loading)
-                known.update(self.loading.read((alias,)))
-            found[name] = known[alias]
+            group = self.aliases.get(name, (name,))
+            if not any(alias in known for alias in group):
+                known.update(self.loading.read([next(alias for alias in group if alias in self.loading)]))
+            found[name] = next(known[alias] for alias in group if alias in known)
         return found
 
 
@@ -188,6 +195,7 @@ def ready(request: dict[str, Any], scratch: Path, progress: Progress) -> Merging
 def _ready(request: dict[str, Any], base: Base, scratch: Path, progress: Progress) -> Merging:
     if base.pipeline is not None:
         raise Refused("the base is a diffusion pipeline: `fuse_lora()` and `save_pretrained()` of diffusers merge into one")
+    base = resized(base, request["adapter"])
     weights = _weights(request, base, progress)
     built = _built_dtype(base.model)
     wanted = getattr(torch, request["dtype"]) if request.get("dtype") else None
@@ -201,15 +209,17 @@ def _ready(request: dict[str, Any], base: Base, scratch: Path, progress: Progres
     progress("loading the adapter with PeftModel.from_pretrained")
     model, outcome = load_adapter(base, request["adapter"])
     if model is None:
-        raise Refused(f"PEFT does not load the adapter onto this base: {outcome.error_type}: {outcome.error.splitlines()[0] if outcome.error else ''}")
-    prepared = Prepared(request["adapter"], adapter_config(request["adapter"]), base, model, outcome, loading)  # type: ignore[arg-type]
+        said = outcome.error.splitlines()[0] if outcome.error else ""
+        raise Refused(f"PEFT does not load the adapter onto this base: {outcome.error_type}: {said}")
+    # What reads a base's weights asks only for `find`, which gives them here as the model would hold them.
+    prepared = Prepared(request["adapter"], adapter_config(request["adapter"]), base, model, outcome, cast("BaseWeights", loading))
     return _planned(request, prepared, loading, final, scratch, progress)
 
 
 def _planned(
     request: dict[str, Any], prepared: Prepared, loading: Loading, final: dict[str, torch.dtype], scratch: Path, progress: Progress
 ) -> Merging:
-    if prepared.model.peft_config[merged.ADAPTER].is_prompt_learning:
+    if prepared.model.peft_config[ADAPTER].is_prompt_learning:
         raise Refused("prompt learning adds inputs, not weights: there is nothing to merge")
     own_units = list(merged.units(prepared))
     replaced = merged.replaced(prepared)
@@ -231,6 +241,38 @@ def _planned(
     by_name = {name: unit for unit in own_units for name in unit.names}
     key = _key(request, loading.weights, made)
     return Merging(prepared, loading, model, aliases, by_name, replaced, shards, made, key)
+
+
+def resized(base: Base, adapter: str) -> Base:
+    """``base`` with as many tokens as the embeddings have that were saved with the adapter, as it was when it was trained."""
+    try:
+        own = base.model.get_input_embeddings()
+        name = next(name for name, module in base.model.named_modules() if module is own)
+        rows = own.weight.shape[0]
+    except (AttributeError, NotImplementedError, StopIteration):
+        return base
+    saved_rows = _rows(adapter, f"base_model.model.{name}.")
+    if saved_rows in (None, rows):
+        return base
+
+    def make() -> Any:
+        model: Any = base.make()
+        model.resize_token_embeddings(saved_rows, mean_resizing=False)
+        return model
+
+    return replace(base, make=make).again()
+
+
+def _rows(adapter: str, prefix: str) -> int | None:
+    """Rows of the embeddings that are saved whole in the adapter's file; None when there are none."""
+    file = Path(adapter) / "adapter_model.safetensors"
+    if not file.is_file():
+        return None
+    endings = ("weight", "base_layer.weight", "modules_to_save.weight", "token_adapter.base_layer.weight")
+    with safe_open(str(file), framework="pt") as stored:
+        names = set(stored.keys())
+        found = next((prefix + ending for ending in endings if prefix + ending in names), None)
+        return None if found is None else int(stored.get_slice(found).get_shape()[0])
 
 
 def _weights(request: dict[str, Any], base: Base, progress: Progress) -> BaseWeights:
@@ -262,7 +304,7 @@ def _as_loaded(base: Base, loading: Loading, dtypes: dict[str, torch.dtype]) -> 
         parameter.data = hollow(parameter.shape, dtypes.get(name, parameter.dtype))
     for names in parameter_names(base.model).values():
         loading.tie(names)
-    return Base(base.model, base.class_name, parameter_names(base.model), base.make, base.pipeline, base.part)
+    return replace(base, names=parameter_names(base.model))
 
 
 def _equal(weights: BaseWeights, one: str, other: str) -> bool:
@@ -296,10 +338,10 @@ def _must_be_known(
             elif not any(alias in replaced or alias in computed for alias in group):
                 stored = next((shape for alias in group if (shape := loading.shape(alias)) is not None), None)
                 if stored is not None and output.trace.view is not None and stored.numel() != torch.Size(output.shape).numel():
-                    raise Refused(f"`{name}` is {tuple(stored)} in the base's files and {output.shape} in its model")
+                    raise Refused(f"`{name}` is {tuple(stored)} in the base's files and {output.shape} with this adapter, which does not bring it")
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise Refused(f"neither the base nor the adapter has `{sorted(unknown)[0]}`{more}: it would be random numbers")
+        raise Refused(f"neither the base nor the adapter has `{min(unknown)}`{more}: it would be random numbers")
 
 
 def _key(request: dict[str, Any], weights: BaseWeights, made: Plan) -> str:

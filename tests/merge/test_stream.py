@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+from pathlib import Path
 
 import peft
 import pytest
@@ -24,8 +25,6 @@ def request(adapter, base, output, **fields):
 def streamed(adapter, base, output, **fields):
     answer = merging.merge(request(adapter, base, output, **fields), lambda *_, **__: None)
     assert answer.get("audit", {}).get("status") == "passed", answer
-    from pathlib import Path
-
     return Path(answer["directory"])
 
 
@@ -119,7 +118,8 @@ def test_a_head_that_nobody_has_is_refused_by_name(tmp_path):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3, dtype="auto")
     adapter = zoo.adapter(tmp_path / "a", model, zoo.lora(task_type="SEQ_CLS"), base=tmp_path / "base")
     raw = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**raw, "task_type": None, "modules_to_save": None, "auto_mapping": {"base_model_class": "LlamaForSequenceClassification"}}))
+    without = {"task_type": None, "modules_to_save": None, "auto_mapping": {"base_model_class": "LlamaForSequenceClassification"}}
+    (adapter / "adapter_config.json").write_text(json.dumps({**raw, **without}))
     from safetensors.torch import load_file, save_file
 
     weights = adapter / "adapter_model.safetensors"
@@ -150,16 +150,17 @@ def mixtral(directory):
 
 
 @pytest.mark.skipif(transformers.__version__ < "5", reason="experts are fused from transformers 5 on")
-@pytest.mark.parametrize("fields", [{}, {"target_parameters": ["mlp.experts.gate_up_proj"]}, {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}])
+@pytest.mark.parametrize("parameters", [None, ["mlp.experts.gate_up_proj"], ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]])
 @pytest.mark.parametrize("shard_size", [None, "8KB"])
-def test_experts_that_are_fused_in_memory_and_apart_on_disk(tmp_path, fields, shard_size):
+def test_experts_that_are_fused_in_memory_and_apart_on_disk(tmp_path, parameters, shard_size):
     model = mixtral(tmp_path / "base")
+    fields = {"target_parameters": parameters} if parameters else {}
     adapter = zoo.adapter(tmp_path / "a", model, zoo.lora(target_modules=["q_proj"], **fields), base=tmp_path / "base")
     ours = streamed(adapter, tmp_path / "base", tmp_path / "ours", shard_size=shard_size)
     assert_same(ours, by_peft(adapter, tmp_path / "base", tmp_path / "theirs", **({"max_shard_size": shard_size} if shard_size else {})))
 
 
-@pytest.mark.parametrize("stored, asked", [(torch.bfloat16, "float32"), (torch.float32, "bfloat16"), (torch.float32, "float16")])
+@pytest.mark.parametrize(("stored", "asked"), [(torch.bfloat16, "float32"), (torch.float32, "bfloat16"), (torch.float32, "float16")])
 def test_another_dtype_is_rounded_once(tmp_path, stored, asked):
     model = zoo.llama(tmp_path / "base", dtype=stored)
     adapter = zoo.adapter(tmp_path / "a", model, zoo.lora(), base=tmp_path / "base")
@@ -182,3 +183,14 @@ def test_bases_in_every_container(tmp_path, kind):
             (tmp_path / "base" / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": table}))
     adapter = zoo.adapter(tmp_path / "a", model, zoo.lora(), base=tmp_path / "base")
     assert_same(streamed(adapter, tmp_path / "base", tmp_path / "ours"), by_peft(adapter, tmp_path / "base", tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_vocabulary_that_the_adapter_has_enlarged(tmp_path, tied):
+    zoo.llama(tmp_path / "base", dtype=torch.bfloat16, tie_word_embeddings=tied)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype="auto")
+    model.resize_token_embeddings(70)
+    targets = ["q_proj"] if tied else ["q_proj", "lm_head"]
+    adapter = zoo.adapter(tmp_path / "a", model, zoo.lora(target_modules=targets, modules_to_save=["embed_tokens"]), base=tmp_path / "base")
+    theirs = by_peft(adapter, tmp_path / "base", tmp_path / "theirs", vocabulary=70)
+    assert_same(streamed(adapter, tmp_path / "base", tmp_path / "ours"), theirs)

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,10 @@ _PATIENCE = 20.0
 """seconds that the hub has for its first answer"""
 _TICK = 1.0
 """seconds between two looks at how much has arrived"""
+_ATTEMPTS = 5
+"""downloads of one file before a connection that breaks is given up"""
+_BROKEN = frozenset({"ProtocolError", "ChunkedEncodingError", "ReadError", "IncompleteRead", "ConnectionResetError"})
+"""what httpx, requests and urllib3 raise for it"""
 _SECRETS = re.compile(r"hf_\w+|(?<=://)[^/\s@]+@|\?[^\s'\"`]*|Bearer\s+\S+", re.IGNORECASE)
 
 
@@ -62,9 +67,12 @@ class Repository:
         Raises :class:`Unavailable`.
         """
         with self._asking(name):
-            from huggingface_hub import hf_hub_download
+            return Path(_persistently(lambda: self._download(name)))
 
-            return Path(hf_hub_download(self.name, name, revision=self.revision, cache_dir=self.cache))
+    def _download(self, name: str) -> str:
+        from huggingface_hub import hf_hub_download
+
+        return str(hf_hub_download(self.name, name, revision=self.revision, cache_dir=self.cache))
 
     def listing(self) -> tuple[str, ...]:
         """The names of its files, the first question to ask: a download would try for minutes before it says that nobody answers.
@@ -100,6 +108,10 @@ class Repository:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         self.progress(f"{FETCHING}`{what}` of `{self.name}`")
         try:
+            from huggingface_hub import constants
+
+            if constants.HF_HUB_OFFLINE:
+                raise Unavailable("`HF_HUB_OFFLINE` is set, which forbids what `--online` permits")
             with _watched(self, what):
                 yield
         except Unavailable:
@@ -180,7 +192,6 @@ def _refusal(error: BaseException, repository: Repository, what: str) -> str:
         return _refusal(error.__cause__, repository, what) if error.__cause__ else "the hub cannot be reached"
     status = getattr(getattr(error, "response", None), "status_code", None)
     table: tuple[tuple[type[BaseException], str], ...] = (
-        (errors.OfflineModeIsEnabled, "`HF_HUB_OFFLINE` is set, which forbids what `--online` permits"),
         (errors.GatedRepoError, f"`{name}` is gated: accept its terms on the hub, and log in with a token that may read it"),
         (errors.RepositoryNotFoundError, f"the hub has no `{name}`, or none that it shows to whoever asks: `hf auth login` for a private one"),
         (errors.RevisionNotFoundError, f"`{name}` has no revision `{repository.revision}`"),
@@ -196,13 +207,29 @@ def _refusal(error: BaseException, repository: Repository, what: str) -> str:
     return _trouble(error, what)
 
 
+def _persistently(download: Callable[[], str]) -> str:
+    """``download()``, again when the connection breaks: not every release of huggingface_hub goes on by itself."""
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return download()
+        except Exception as error:
+            if not left or not _is_broken(error):
+                raise
+            time.sleep(_TICK)
+    raise AssertionError  # the last attempt has returned or raised
+
+
+def _is_broken(error: BaseException) -> bool:
+    return any(kind.__name__ in _BROKEN for kind in type(error).__mro__)
+
+
 def _trouble(error: BaseException, what: str) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"there is no room on the disk for `{what}`"
     kinds = " ".join(kind.__name__ for kind in type(error).__mro__)
     if "Timeout" in kinds:
         return f"the hub did not answer in time when asked for `{what}`"
-    if re.search(r"Protocol|ChunkedEncoding|ReadError|IncompleteRead", kinds):
+    if _is_broken(error):
         return f"the connection to the hub broke off while `{what}` was fetched; run it again"
     if "Connect" in kinds or "ProxyError" in kinds:
         return "the hub cannot be reached"

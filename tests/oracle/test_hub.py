@@ -41,7 +41,8 @@ def home(tmp_path_factory, hub):
         patch.delenv(name, raising=False)
     constants = huggingface_hub.constants  # read once, when this process imported it
     patch.setattr(constants, "ENDPOINT", hub.address)
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}")
+    for module in (constants, huggingface_hub.file_download):  # before 1.0 it had a name of its own for it
+        patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}", raising=False)
     patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
     client.close()

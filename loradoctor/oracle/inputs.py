@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-VECTORS = 4
-"""random inputs of a linear layer: enough that no update of the weight is orthogonal to all of them"""
+VECTORS = 2
+"""random inputs of a linear layer: no update of the weight that differs in a number is orthogonal to one of them"""
 
 TOKENS = 2048
 

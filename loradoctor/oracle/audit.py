@@ -84,9 +84,19 @@ def _audit(prepared: Prepared, found: directories.Merged, progress: Progress) ->
         audit_steps.by_peft(prepared, plan, tally, progress)
         audit_steps.replaced(plan, tally)
         audit_steps.missing(plan, found, tally)
-        faults = [*tally.faults, *_judged(plan, tally)]
+        faults = _together([*tally.faults, *_judged(plan, tally)])
     progress("the audit is done")
     return _result(faults, tally, plan, found)
+
+
+def _together(faults: Sequence[Fault]) -> list[Fault]:
+    """One fault for all tensors that a cast made infinite."""
+    infinite = [f for f in faults if f.cause == "overflow"]
+    others = [f for f in faults if f.cause != "overflow"]
+    if not infinite:
+        return others
+    tensors = [stored for f in infinite for stored in f.tensors]
+    return [*others, Fault("overflow", tensors, detail={"elements": sum(f.detail["elements"] for f in infinite)})]
 
 
 def _judged(plan: Plan, tally: Tally) -> list[Fault]:

@@ -99,8 +99,9 @@ def _scales(modules: Sequence[Module], found: Sequence[tuple[float, tuple[str, .
         return []
     common = [cause for cause in found[0][1] if all(cause in causes for _, causes in found)]
     if common:
-        if common[0] == "merged-twice" and len(common) > 1 and not suspects.twice(modules[0]):
-            common = [*common[1:], common[0]]
+        if common[0] == "merged-twice" and len(common) > 1:
+            both, once = suspects.twice(modules[0])
+            common = common if both >= once else [*common[1:], common[0]]
         return [_scale_fault(common[0], modules, candidates=common)]
     groups: dict[str, list[Module]] = {}
     for module, (_, causes) in zip(modules, found, strict=True):

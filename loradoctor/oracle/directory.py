@@ -90,6 +90,6 @@ def _quantized(merged: Merged) -> str:
             return str(error)
         if name.endswith((".qweight", ".weight_packed", ".absmax", ".quant_map")):
             return f"`{name}`"
-        if name.endswith(".weight") and len(stored.shape) >= 2 and stored.dtype.itemsize == 1 and stored.dtype != torch.bool:
+        if len(stored.shape) >= 2 and stored.dtype.itemsize == 1 and stored.dtype != torch.bool:
             return str(stored.dtype).removeprefix("torch.")
     return ""

@@ -59,7 +59,7 @@ def right(module: Module) -> bool:
     if sums.coefficient is None or abs(sums.coefficient - 1) <= _tolerance(sums):
         return True
     # Rounding is not fair to an update of less than half a step: what it does to the right one is what to expect.
-    return abs(sums.coefficient - _expected(module)) <= _tolerance(sums)
+    return abs(sums.coefficient - expected(module)) <= _tolerance(sums)
 
 
 def _imprecise(sums: Sums) -> bool:
@@ -71,7 +71,7 @@ def _tolerance(sums: Sums) -> float:
     return SAME + SPREAD * min(sums.lost, 1.0) / math.sqrt(max(1, sums.elements))
 
 
-def _expected(module: Module) -> float:
+def expected(module: Module) -> float:
     """The coefficient of the right merge after rounding."""
     total = 0.0
 

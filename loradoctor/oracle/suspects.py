@@ -10,13 +10,20 @@ import torch
 
 from .compare import Update, fold
 from .layers import half_ulp
-from .module import SPREAD, Module, right
+from .module import SPREAD, Module, expected, right
+from .update import Dense
 
 NEAR = 0.25
 """how far from the measured coefficient a hypothesis may be to be worth a look: rounding takes that much of a small update"""
 
+KEPT = 0.9
+"""share of the update along itself that rounding leaves; below, hypotheses are tried whatever the coefficient"""
+
 ZERO = 0.02
 """a coefficient that is none"""
+
+MOST = 0.98
+"""share of the elements that a replay must give to the bit, or that must be within rounding of an estimate"""
 
 LOW_RANK = 0.9
 """share of a difference that a basis of half its dimensions must hold to be the update of another adapter; noise gives 0.75"""
@@ -50,15 +57,35 @@ def scaled(module: Module) -> tuple[float, tuple[str, ...]] | None:
     if coefficient is None:
         return None
     known = multiples(module)
-    likely = sorted({v for v in known.values() if abs(v - coefficient) <= NEAR * abs(v)}, key=lambda v: abs(v - coefficient))
-    for value in (*likely, coefficient):
-        if abs(value - 1) > ZERO and abs(value) > ZERO and right(module.measured(module.update.times(value))):
+    # Where rounding takes most of the update, what is left of it tells little.
+    faint = expected(module) < KEPT
+    likely = sorted({v for v in known.values() if faint or abs(v - coefficient) <= NEAR * abs(v)}, key=lambda v: abs(v - coefficient))
+    for value in likely:
+        if abs(value) > ZERO and right(module.measured(module.update.times(value))):
             return value, tuple(cause for cause, v in known.items() if math.isclose(v, value, rel_tol=0.02))
-    return None
+    both, once = twice(module) if faint or coefficient > 1 + NEAR else (0.0, 0.0)
+    if both > once and both > MOST:
+        return 2.0, ("merged-twice",)
+    value = _unrounded(module, coefficient)
+    if abs(value - 1) <= ZERO or abs(value) <= ZERO:
+        return None
+    tried = module.measured(module.update.times(value))
+    # The scale is only as good as its estimate: where the weight is next to nothing, its step is finer than that.
+    tried.sums.beyond = 0 if tried.sums.beyond <= (1 - MOST) * tried.sums.elements else tried.sums.beyond
+    return (value, ()) if right(tried) else None
 
 
-def twice(module: Module) -> bool:
-    """Whether two merges fit better than one of twice the update: what is stored in between is rounded."""
+def _unrounded(module: Module, coefficient: float) -> float:
+    """The multiple that was added, when ``coefficient`` of it is left after rounding."""
+    value = coefficient
+    for _ in range(3):
+        kept = expected(module.measured(module.update.times(value)))
+        value = coefficient / kept if kept > 0.1 else value
+    return value
+
+
+def twice(module: Module) -> tuple[float, float]:
+    """The shares of elements that two merges and that one merge of twice the update give: what is stored in between is rounded."""
     both = once = 0
 
     def visit(base: torch.Tensor, merged: torch.Tensor, start: int, stop: int) -> None:
@@ -69,14 +96,15 @@ def twice(module: Module) -> bool:
         once += int(torch.count_nonzero(module.stored_as(first + update) == merged))
 
     fold(module.base, module.merged, module.update.shape, visit)
-    return both >= once
+    return both / max(1, module.sums.elements), once / max(1, module.sums.elements)
 
 
 def transposed(module: Module) -> bool:
-    """Whether the update, or the whole weight, is the wrong way round; only a square one can be."""
+    """Whether the update, or the whole weight, is the wrong way round; one that is not square then lies in the wrong shape."""
     rows, columns = module.update.shape
     if rows != columns:
-        return False
+        turned = module.update.alone().rows(0, rows).T.reshape(rows, columns)
+        return explains(module, Dense(turned.contiguous()))
     if explains(module, module.update.transposed()):
         return True
     apart = size = 0.0

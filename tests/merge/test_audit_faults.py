@@ -48,9 +48,29 @@ def transposed(base, deltas):
     return planted.merged(base, {n: d.T if d.shape[0] == d.shape[1] else d for n, d in deltas.items()})
 
 
+def reshaped(base, deltas):
+    return planted.merged(base, {n: d.T.reshape(d.shape) for n, d in deltas.items()})
+
+
 def shifted(base, deltas):
     other = {n: deltas.get(n.replace(f".layers.{i}.", f".layers.{i + 1}.")) for i in range(planted.LAYERS) for n in deltas if f".layers.{i}." in n}
     return planted.merged(base, {n: d for n, d in other.items() if d is not None})
+
+
+def shifted_back(base, deltas):
+    other = {n: deltas.get(n.replace(f".layers.{i}.", f".layers.{i - 2}.")) for i in range(planted.LAYERS) for n in deltas if f".layers.{i}." in n}
+    return planted.merged(base, {n: d for n, d in other.items() if d is not None})
+
+
+def other_targets(base, deltas):
+    """Another adapter, which has one target more and one fewer."""
+    right = other_adapter(base, deltas)
+    generator = torch.Generator().manual_seed(9)
+    for name in [n for n in base if "k_proj" in n]:
+        w = base[name]
+        update = torch.randn(w.shape[0], 4, generator=generator) @ torch.randn(4, w.shape[1], generator=generator) * 0.02
+        right[name] = (w.float() + update).to(w.dtype)
+    return {n: base[n] if "up_proj" in n else w for n, w in right.items()}
 
 
 def other_adapter(base, deltas):
@@ -101,8 +121,11 @@ FAULTS = {
     "rslora-ignored": ("LD811", scaled(8**-0.5), {"use_rslora": True}),
     "wrong-scale": ("LD811", scaled(1.3), {}),
     "transposed": ("LD811", transposed, {}),
+    "transposed and reshaped": ("LD811", reshaped, {}),
     "shifted-layers": ("LD811", shifted, {}),
+    "shifted-layers back": ("LD811", shifted_back, {}),
     "other-adapter": ("LD811", other_adapter, {}),
+    "other-adapter elsewhere": ("LD811", other_targets, {}),
     "other-adapter later": ("LD811", later_checkpoint, {}),
     "other-base": ("LD812", other_base, {}),
     "weights-changed": ("LD812", changed_elsewhere, {}),

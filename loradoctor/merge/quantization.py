@@ -14,16 +14,16 @@ class Quantization:
 
 
 KNOWN = {
-    # peft/tuners/lora/bnb.py; HiRA, PVeRA, RandLoRA and RoAd have layers like it, the other methods have none that merge.
+    # peft/tuners/lora/bnb.py and peft/utils/quantization_utils.py
     "bitsandbytes": Quantization("bitsandbytes"),
-    # peft/tuners/lora/hqq.py and torchao.py
+    # peft/tuners/lora/hqq.py and torchao.py, and the same place
     "hqq": Quantization("HQQ"),
-    "torchao": Quantization("torchao", "only int8 weights are taken up and quantized again, others raise TypeError or NotImplementedError"),
-    # peft/tuners/lora/model.py: _check_merge_allowed; the others' layers have no merge, or one that raises.
-    "gptq": Quantization("GPTQ", "`merge_and_unload()` raises ValueError"),
-    "awq": Quantization("AWQ", "`merge_and_unload()` raises NotImplementedError"),
-    "aqlm": Quantization("AQLM", "`merge_and_unload()` raises NotImplementedError"),
-    "eetq": Quantization("EETQ", "`merge_and_unload()` raises AttributeError"),
+    "torchao": Quantization("torchao", "weights that torchao itself can take up are quantized again (for LoRA only int8), others raise"),
+    # peft/tuners/lora/model.py: _check_merge_allowed; other layers for them have no merge, or one that raises.
+    "gptq": Quantization("GPTQ", "`merge_and_unload()` raises"),
+    "awq": Quantization("AWQ", "`merge_and_unload()` raises"),
+    "aqlm": Quantization("AQLM", "`merge_and_unload()` raises"),
+    "eetq": Quantization("EETQ", "`merge_and_unload()` raises"),
     # Run: a packed weight has another name, int8 and float8 are no dtypes to add float32 to. On a machine without a GPU, and for
     # 8-bit integers after the first forward pass, transformers puts bfloat16 weights in their place, and those do merge.
     "compressed-tensors": Quantization(

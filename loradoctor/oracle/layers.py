@@ -270,7 +270,7 @@ def copies(
 
 def _left_alone(before: torch.Tensor, after: torch.Tensor) -> bool:
     # A bias that the method does not change is no part of what is merged.
-    return before.dim() == 1 and torch.equal(after, before.to(after.dtype))
+    return before.dim() == 1 and bool(torch.equal(after, before.to(after.dtype)))
 
 
 def _release(modules: Iterable[nn.Module]) -> None:

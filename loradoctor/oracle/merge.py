@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +34,6 @@ Progress = Callable[[str], None]
 # By `quant_method`, what `quantized` reads. The rest is read by nothing but its own library.
 READABLE = frozenset({"bitsandbytes", "compressed-tensors", "fp8", "fbgemm_fp8"})
 
-# peft/tuners/*/bnb.py: the methods whose layers merge into bitsandbytes' weights; others adapt them, or take them for ordinary ones.
-MERGING_BITSANDBYTES = frozenset({"LORA", "HIRA", "PVERA", "RANDLORA", "ROAD"})
-
-
 def examine(prepared: Prepared, progress: Progress, device: torch.device = CPU) -> list[dict[str, Any]]:
     """One :class:`layers.Merge` as JSON per adapted module of ``prepared``, whose base has weights; computed on ``device``."""
     found: list[dict[str, Any]] = []
@@ -54,10 +51,12 @@ def examine(prepared: Prepared, progress: Progress, device: torch.device = CPU) 
 
 def on_quantized(prepared: Prepared, request: dict[str, Any], progress: Progress) -> Prepared:
     """``prepared`` with the weights of its quantized base; as it was, with the reason in ``weights_error``, where they are not read."""
-    name, method = quantization(prepared.base), peft_type(prepared.model.peft_config[ADAPTER]) if prepared.model else ""
-    if name not in READABLE:
+    name = quantization(prepared.base)
+    if name not in READABLE or prepared.model is None:
         return prepared
-    if name == "bitsandbytes" and method and method not in MERGING_BITSANDBYTES:
+    layers = {type(layer) for layer in prepared.adapted.values()}
+    if name == "bitsandbytes" and not all(takes_up_bitsandbytes(layer) for layer in layers):
+        method = peft_type(prepared.model.peft_config[ADAPTER])
         return replace(prepared, weights_error=f"PEFT does not merge {method} into weights of bitsandbytes")
     try:
         weights = BaseWeights.at(Path(request["base"]) / prepared.base.part, online=bool(request.get("online")), progress=progress)
@@ -65,6 +64,17 @@ def on_quantized(prepared: Prepared, request: dict[str, Any], progress: Progress
     except WeightsError as why:
         return replace(prepared, weights_error=f"the base's weights cannot be had: {why}")
     return replace(prepared, weights=weights, weights_error="")
+
+
+def takes_up_bitsandbytes(layer: type) -> bool:
+    """Whether the installed PEFT merges layers of this kind into bitsandbytes' weights; others adapt them, or do not know them."""
+    # bitsandbytes need not be here, so nothing can be asked: either the method has layers of its own for it that merge, or its
+    # layers handle every kind of weight (since 0.20).
+    package = Path(str(sys.modules[layer.__module__].__file__)).parent
+    own, general = package / "bnb.py", package / "layer.py"
+    return (own.is_file() and "def merge(" in own.read_text(encoding="utf-8")) or (
+        general.is_file() and "resolve_quantization_backend" in general.read_text(encoding="utf-8")
+    )
 
 
 def refused(prepared: Prepared) -> tuple[str, str] | None:

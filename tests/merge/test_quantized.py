@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import types
-from pathlib import Path
 
 import peft
 import pytest
@@ -16,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from loradoctor.merge.quantization import KNOWN, of
 from loradoctor.oracle import quantized
 from loradoctor.oracle.base import Base, build
-from loradoctor.oracle.merge import MERGING_BITSANDBYTES
+from loradoctor.oracle.merge import takes_up_bitsandbytes
 from loradoctor.oracle.prepared import quantization
 from loradoctor.oracle.weights import BaseWeights, WeightsError
 from tests.oracle import zoo
@@ -202,10 +200,14 @@ def test_what_is_quantized_stays_what_it_is(tmp_path, kind):
     assert torch.allclose(again, found, rtol=5e-3, atol=1e-6)
 
 
-def test_every_method_that_merges_into_bitsandbytes_is_known():
-    root = importlib.util.find_spec("peft").submodule_search_locations[0]
-    layers = Path(root, "tuners").glob("*/bnb.py")
-    assert {f.parent.name.upper() for f in layers if "def merge(" in f.read_text()} <= MERGING_BITSANDBYTES
+def test_whether_a_method_merges_into_bitsandbytes_is_read_in_peft():
+    from peft.tuners.loha.layer import Linear as LohaLinear
+    from peft.tuners.lora.layer import Linear
+    from peft.tuners.vera.layer import Linear as VeraLinear
+
+    assert takes_up_bitsandbytes(Linear)
+    assert takes_up_bitsandbytes(VeraLinear)
+    assert not takes_up_bitsandbytes(LohaLinear)
 
 
 @pytest.mark.parametrize(

@@ -185,37 +185,41 @@ def kills(size: str, here: Path, count: int) -> None:
     output.rmdir()
     chance = random.Random(0)
     for number in range(count):
-        killed: list[float] = []
-        while True:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            try:
-                process.wait(after := chance.uniform(0.3, 1.0) * seconds)
-                break
-            except subprocess.TimeoutExpired:
-                _kill(process.pid, both=chance.random() < 0.5)
-                process.wait()
-                killed.append(after)
-            if output.exists():
-                break
-            partial = [p for p in here.iterdir() if ".partial-" in p.name and p.is_dir()]
-            there = sum(file.stat().st_blocks for directory in partial for file in directory.iterdir()) * 512 / 1e6
-            print(f"  killed after {after:.2f} s: {there:.0f} MB are there", flush=True)
-            if len(killed) == 1:
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                assert done.returncode == 0, done.stdout + done.stderr
-                break
-        assert output.is_dir(), "there is no output"
-        same = all(filecmp.cmp(file, output / file.name, shallow=False) for file in (here / "right").iterdir())
-        assert same, "the output is not right"
-        left = [p.name for p in here.iterdir() if ".partial-" in p.name and p.is_dir()]
-        when = ", ".join(f"{k:.2f} s" for k in killed) or "no time"
-        print(f"{number + 1:3d}: killed at {when} of {seconds:.1f} s; complete and equal; left over: {left}", flush=True)
+        # Nine of ten while it writes, audits or moves; the others before.
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started = time.monotonic()
+        if chance.random() < 0.9:
+            while not _partial(here) and process.poll() is None:
+                time.sleep(0.002)
+        begun = time.monotonic() - started
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(0, max(0.1, seconds - begun)))
+        _kill(process.pid, both=chance.random() < 0.5)
+        process.wait()
+        when = time.monotonic() - started
+        there = sum(file.stat().st_blocks for directory in _partial(here) for file in directory.iterdir()) * 512 / 1e6
+        finished = output.exists()
+        if not finished:
+            done = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            kept = json.loads(done.stdout)["merge"]["kept"]
+        said = "it had finished" if finished else f"{kept / 1e6:.0f} MB kept"
+        assert all(filecmp.cmp(file, output / file.name, shallow=False) for file in (here / "right").iterdir()), "the output is not right"
+        assert not _partial(here), "something is left over"
+        print(f"{number + 1:3d}: killed after {when:5.2f} s with {there:5.0f} MB on disk; then complete and equal, {said}", flush=True)
         shutil.rmtree(output)
+
+
+def _partial(here: Path) -> list[Path]:
+    return [path for path in here.iterdir() if ".partial-" in path.name and path.is_dir()]
 
 
 def _kill(pid: int, *, both: bool) -> None:
     """The command alone, whose child then has to notice, or both."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if both else []
+    children: list[str] = []
+    if both:
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     for one in (pid, *map(int, children)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)

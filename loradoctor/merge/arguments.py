@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser, seconds: Callable[[str], float]) -> Non
     result.add_argument("--shard-size", type=_size, metavar="SIZE", help="largest file, as 5GB (default: that of the installed transformers)")
     result.add_argument("--force", action="store_true", help="replace OUTPUT; the old one is kept until the new one is complete and audited")
     several = parser.add_argument_group("several adapters")
-    several.add_argument("--weights", type=_weights, metavar="W,W,…", help="one per adapter, negative ones subtract (default: 1 each)")
+    several.add_argument("--weights", type=_weights, metavar="W,W,…", help="one per adapter, default 1; negative ones subtract: --weights=-0.5,1")
     several.add_argument("--combination", choices=COMBINATIONS, metavar="HOW", help="see below (default: cat)")
     several.add_argument("--density", type=_share, metavar="D", help="share of the values that ties, dare and magnitude_prune keep")
     several.add_argument("--majority-sign", choices=("total", "frequency"), help="how ties elects the sign (default: total)")

@@ -113,6 +113,7 @@ def _method(config: dict[str, Any]) -> str:
 
 
 def load_adapter(base: Base, directory: str) -> tuple[Any, Outcome]:
+    """PEFT's model of the adapter in ``directory`` on ``base``, None when PEFT refuses it, and what became of every tensor."""
     try:
         config = peft.PeftConfig.from_pretrained(directory)
     except Exception as error:  # noqa: BLE001 -- a config that PEFT refuses is an outcome

@@ -92,5 +92,6 @@ def replaced(prepared: Prepared) -> dict[str, torch.Tensor]:
             found.update({f"{plain(name)}.{key}": tensor for key, tensor in state.items()})
     for parameter in prepared.model.parameters():
         if getattr(parameter, FROM_FILE, False) and id(parameter) not in inside:
-            found.update(dict.fromkeys(prepared.base.names.get(id(parameter), ()), parameter.data))
+            # What modules_to_save has put in the place of a tied parameter is not that parameter any more.
+            found = {**dict.fromkeys(prepared.base.names.get(id(parameter), ()), parameter.data), **found}
     return found

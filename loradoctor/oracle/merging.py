@@ -80,6 +80,7 @@ def _written(request: dict[str, Any], merging: Merging, output: Path, scratch: P
         kept = sum(t.nbytes for n, t in enumerate(plan.tasks) if n in journal.done)
         count = _Count(progress, plan.nbytes)
         writer = merging.write(directory, journal, count.advance, count.say)
+        count.end("writing the tokenizer and the configs")
         try:
             carried = carry(_with_tokenizer(request), Path(request["base"]), directory)
             _settle(scratch, directory)
@@ -251,6 +252,12 @@ class _Count:
         """What is being done now."""
         with self._turn:
             self._text = text
+            self._report()
+
+    def end(self, text: str) -> None:
+        """Everything is dealt with, and ``text`` is next."""
+        with self._turn:
+            self._text, self._last = text, 0.0
             self._report()
 
     def _report(self) -> None:

@@ -169,6 +169,27 @@ def test_another_dtype_is_rounded_once(tmp_path, stored, asked):
     assert_same(ours, by_peft(adapter, tmp_path / "base", tmp_path / "theirs", dtype=wider, cast=getattr(torch, asked)))
 
 
+@pytest.mark.parametrize("declared", ["float32", "float16", None])
+def test_the_dtype_of_the_config_decides_and_without_one_that_of_the_files(tmp_path, declared):
+    model = zoo.llama(tmp_path / "base", dtype=torch.bfloat16)
+    raw = json.loads((tmp_path / "base" / "config.json").read_text())
+    raw = {k: v for k, v in raw.items() if k not in ("dtype", "torch_dtype")} | ({"torch_dtype": declared} if declared else {})
+    (tmp_path / "base" / "config.json").write_text(json.dumps(raw))
+    adapter = zoo.adapter(tmp_path / "a", model, zoo.lora(), base=tmp_path / "base")
+    assert_same(streamed(adapter, tmp_path / "base", tmp_path / "ours"), by_peft(adapter, tmp_path / "base", tmp_path / "theirs"))
+
+
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 ties whatever the files hold")
+def test_a_tie_that_the_files_contradict(tmp_path):
+    model = zoo.llama(tmp_path / "base", dtype=torch.bfloat16)
+    raw = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**raw, "tie_word_embeddings": True}))
+    adapter = zoo.adapter(tmp_path / "a", model, zoo.lora(), base=tmp_path / "base")
+    answer = merging.merge(request(adapter, tmp_path / "base", tmp_path / "ours"), lambda *_, **__: None)
+    assert_same(Path(answer["directory"]), by_peft(adapter, tmp_path / "base", tmp_path / "theirs"))
+    assert answer["audit"]["status"] == "passed", answer["audit"]
+
+
 @pytest.mark.parametrize("kind", ["bin", "sharded", "sharded-bin"])
 def test_bases_in_every_container(tmp_path, kind):
     model = zoo.llama(tmp_path / "base", dtype=torch.bfloat16)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import audit_plan, audit_steps, suspects
+from . import audit_plan, audit_steps, requantized, suspects
 from . import cause as causes
 from . import directory as directories
 from .audit_plan import Plan, Tally
@@ -113,24 +113,36 @@ def _judged(plan: Plan, tally: Tally) -> list[Fault]:
     detail = {"of": len(plan.untouched), "relative": relative}
     if len(matrices) * 2 > tally.matrices and odd * 2 > len(tally.modules):
         return [*(f for f in faults if f.cause not in _BY_ANOTHER_BASE), Fault("other-base", changed, detail=detail)]
-    foreign = next((f for f in faults if f.cause == "other-adapter"), None)
-    if foreign is not None and all(_is_low_rank(stored, plan) for stored in changed):
-        # The other adapter has other targets as well: the same cause.
-        foreign.tensors += changed
-        return faults
+    for fault in faults:
+        # Another adapter may have other targets, and a quantized base has more than the adapted weights: the same cause.
+        same = _SAME_CAUSE.get(fault.cause)
+        if same is not None and all(_fits(same, stored, plan) for stored in changed):
+            fault.tensors += changed
+            return faults
     return [*faults, Fault("weights-changed", changed, detail=detail)]
 
 
 _BY_ANOTHER_BASE = frozenset({"unexplained", "other-adapter", "wrong-scale", "partly-merged", "not-merged"})
 
 
-def _is_low_rank(stored: str, plan: Plan) -> bool:
+def _low_rank(base: torch.Tensor, merged: torch.Tensor) -> bool:
+    return suspects.low_rank(base, merged, (len(base), base[0].numel()))
+
+
+def _requantized(base: torch.Tensor, merged: torch.Tensor) -> bool:
+    return requantized.format_of_base(base, merged) is not None
+
+
+_SAME_CAUSE: dict[str, Callable[[torch.Tensor, torch.Tensor], bool]] = {"other-adapter": _low_rank, "quantized-base": _requantized}
+
+
+def _fits(test: Callable[[torch.Tensor, torch.Tensor], bool], stored: str, plan: Plan) -> bool:
     name = next((n for n, mine in plan.untouched if plan.theirs.shown(n) == stored), None)
     mine = plan.base(name) if name is not None else None
     if name is None or mine is None:
         return False
     base, merged = plan.ours.read(mine), plan.theirs.read(name)
-    return base.dim() > 1 and base.shape == merged.shape and suspects.low_rank(base, merged, (len(base), base[0].numel()))
+    return base.dim() > 1 and base.shape == merged.shape and test(base, merged)
 
 
 def _failed(faults: Sequence[Fault], found: directories.Merged) -> dict[str, Any]:

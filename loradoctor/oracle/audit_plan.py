@@ -122,6 +122,9 @@ def _modules(layer: nn.Module, own: str, update: Update, plan: Plan, config: Any
     if base is None:
         tally.uncompared.append((own, f"the base's files have no weight for `{own}`"))
         return
+    if not base.dtype.is_floating_point or base.dtype.itemsize < 2:
+        tally.uncompared.append((own, f"the base is quantized ({base.dtype})"))
+        return
     found: Any = layer
     rslora = bool(getattr(config, "use_rslora", False))
     usual = config.lora_alpha / (math.sqrt(config.r) if rslora else config.r)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import suspects
+from . import requantized, suspects
 from .compare import Sums
 from .module import Module, right
 
@@ -48,6 +48,11 @@ def classify(modules: Sequence[Module]) -> list[Fault]:
         odd = _split(odd, lambda m: any(m is s for s in shifted))[1]
         # The layers at the end have nobody to take an update from.
         absent = [m for m in absent if suspects.neighbour(m, step, modules) is not None]
+    taken_up, odd = _split(odd, lambda m: requantized.format_of_base(m.base, m.merged, m.update) is not None)
+    if taken_up:
+        first = taken_up[0]
+        kind = requantized.format_of_base(first.base, first.merged, first.update)
+        faults.append(_fault("quantized-base", taken_up, of=len(modules), format=kind))
     if _is_foreign(odd, len(modules) - len(absent)):
         foreign, odd = _split(odd, lambda m: m.sums.beyond > FEW * m.sums.elements)
         faults.append(_fault("other-adapter", [*foreign, *absent], of=len(modules)))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from .compare import Update, chunks
 from .load import ADAPTER
+
+CORNER = 64
+"""rows and columns that show how PEFT computes an update"""
 
 
 @dataclass
@@ -245,11 +249,32 @@ def dora(layer: nn.Module, read: Callable[[], torch.Tensor | None]) -> Dora | No
 
 
 def proven(layer: nn.Module, low: LowRank) -> bool:
-    """Whether PEFT's own ``get_delta_weight`` gives this update."""
-    owner: Any = layer
-    mine, theirs = low.rows(0, low.shape[0]), owner.get_delta_weight(ADAPTER).detach().float().reshape(low.shape)
+    """Whether PEFT's own ``get_delta_weight`` gives this update; a corner of it tells."""
+    corner = _corner(layer)
+    part = low if corner is layer else LowRank(low.left[:CORNER], low.right[:, :CORNER], low.scale)
+    owner: Any = corner
+    mine, theirs = part.rows(0, part.shape[0]), owner.get_delta_weight(ADAPTER).detach().float().reshape(part.shape)
     # Adapters in 16 bits: PEFT rounds the product to their dtype.
     return float((mine - theirs).norm()) <= 2.0**-7 * float(theirs.norm())
+
+
+def _corner(layer: nn.Module) -> nn.Module:
+    """A copy with the first inputs and outputs only: the update of a vocabulary is gigabytes. Convolutions stay whole."""
+    found: Any = copy.copy(layer)
+    found._modules = dict(layer._modules)  # noqa: SLF001 -- the copy must not share them
+    if ADAPTER in (getattr(layer, "lora_embedding_A", None) or {}):
+        a, b = found.lora_embedding_A[ADAPTER], found.lora_embedding_B[ADAPTER]
+        found.lora_embedding_A = nn.ParameterDict({ADAPTER: nn.Parameter(a[:, :CORNER])})
+        found.lora_embedding_B = nn.ParameterDict({ADAPTER: nn.Parameter(b[:CORNER])})
+        return cast("nn.Module", found)
+    a, b = found.lora_A[ADAPTER].weight, found.lora_B[ADAPTER].weight
+    if a.dim() != 2:
+        return layer
+    for name, weight in (("lora_A", a[:, :CORNER]), ("lora_B", b[:CORNER])):
+        half = nn.Module()
+        half.weight = nn.Parameter(weight)
+        found._modules[name] = nn.ModuleDict({ADAPTER: half})  # noqa: SLF001
+    return cast("nn.Module", found)
 
 
 def _product(layer: nn.Module) -> LowRank | None:

@@ -90,6 +90,14 @@ def other_base(base, deltas):
     return planted.merged(changed, deltas)
 
 
+def quantized(base, deltas):
+    """As PEFT merges after QLoRA, here with nf4: every linear layer went through four bits."""
+    from loradoctor.oracle.requantized import _FORMATS
+
+    taken_up = {n: _FORMATS[0].requantised(w.float()).to(w.dtype) if "proj" in n else w for n, w in base.items()}
+    return planted.merged(taken_up, deltas)
+
+
 def changed_elsewhere(base, deltas):
     right = planted.merged(base, deltas)
     right["model.layers.1.self_attn.k_proj.weight"] = right["model.layers.1.self_attn.k_proj.weight"] * 1.5
@@ -128,6 +136,7 @@ FAULTS = {
     "other-adapter elsewhere": ("LD811", other_targets, {}),
     "other-adapter later": ("LD811", later_checkpoint, {}),
     "other-base": ("LD812", other_base, {}),
+    "quantized-base": ("LD812", quantized, {}),
     "weights-changed": ("LD812", changed_elsewhere, {}),
     "unexplained": ("LD815", damaged, {}),
     "unexplained training": ("LD815", trained_on, {}),

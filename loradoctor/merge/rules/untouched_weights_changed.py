@@ -17,6 +17,10 @@ _CAUSES = {
         "the adapter was merged into another base: {count} of the {of} tensors that it leaves alone differ",
         "give `--base` the model that it was merged into, and make sure that it is the one that the adapter was trained on",
     ),
+    "quantized-base": (
+        "the adapter was merged into a base that had been quantized to {format}: {count} {tensors} carry the error of that",
+        "load the base in its own dtype, not in 4 or 8 bits, and merge again",
+    ),
     "weights-changed": (
         "{count} of the {of} tensors that the adapter leaves alone are not the base's (by up to {relative} of their norm)",
         "they were trained or edited outside the adapter, or are damaged: what the adapter holds cannot have made this model",
@@ -30,7 +34,8 @@ def untouched_weights_changed(checkpoint: Checkpoint) -> Iterator[Finding]:
 
     Merging changes the adapted weights and nothing else, so all others must be the base's, bit by bit or rounded to the merged
     model's dtype. When nearly all differ, the adapter was merged into another model than the one given as the base: perhaps the
-    instruction-tuned one. A few that differ were trained beside the adapter, edited, or damaged in storage.
+    instruction-tuned one, or the one that was quantized for training (QLoRA) and taken up again. A few that differ were trained
+    beside the adapter, edited, or damaged in storage.
 
     Merge again into the base that the adapter was trained on, or name the right one with `--base`.
     """

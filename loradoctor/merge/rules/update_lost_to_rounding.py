@@ -29,7 +29,9 @@ def update_lost_to_rounding(checkpoint: Checkpoint) -> Iterator[Finding]:
     """
     merged = modules(checkpoint, lambda m: m.lost is not None and m.status == "equal")
     share = lost(merged)
-    if share is None or share <= LOST_WARNING:
+    audit = checkpoint.evidence.audit if checkpoint.evidence is not None else None
+    # What has happened to a merged model is LD810; that it would happen again says nothing more.
+    if share is None or share <= LOST_WARNING or (audit is not None and audit.named("rounded-away")):
         return
     ordered = sorted(merged, key=lambda m: -(m.lost or 0.0))
     strength, dtype = effect(merged) or 0.0, stored_as(merged)

@@ -97,17 +97,51 @@ def _neighbour(path: str, targets: Mapping[str, str]) -> Module | None:
     return _analysed(path, stat.st_mtime_ns, stat.st_size, tuple(sorted(targets.items())))
 
 
+class Recent:
+    """The modules analysed last that leave something on disk: they are wanted again by their neighbours, and as what they are."""
+
+    MOST = 8
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, tuple[tuple[str, str], ...]], Module] = {}
+
+    def analysed(self, source: Source, targets: Mapping[str, str]) -> Module:
+        """The module of a source. Raises :class:`loradoctor.lint.lower.ParseError`."""
+        from loradoctor.lint.module import analyse
+
+        key = (source.path, tuple(sorted(targets.items())))
+        held = self._held.get(key)
+        if held is not None and held.source == source:
+            return held
+        module = analyse(source, targets)
+        if any(visit.name in _HANDLERS for visit in module.trace.visits):
+            self._held[key] = module
+            if len(self._held) > self.MOST:
+                del self._held[next(iter(self._held))]
+        return module
+
+    def holds(self, module: Module) -> bool:
+        """Whether a module is kept."""
+        return any(held is module for held in self._held.values())
+
+    def cache_clear(self) -> None:
+        """Forget all of them: the files that they rest on may have changed."""
+        self._held.clear()
+
+
+recent = Recent()
+
+
 @lru_cache(maxsize=24)
 def _analysed(path: str, _: int, __: int, targets: tuple[tuple[str, str], ...]) -> Module | None:
     from loradoctor.lint.lower import ParseError
-    from loradoctor.lint.module import analyse
 
     try:
         source = Source.read(path)
         try:
-            return analyse(source, dict(targets))
+            return recent.analysed(source, dict(targets))
         except ParseError:
-            return analyse(source.without_broken_cells()[0], dict(targets)) if source.cells else None
+            return recent.analysed(source.without_broken_cells()[0], dict(targets)) if source.cells else None
     except (SourceError, ParseError, RecursionError, ValueError):
         return None
 

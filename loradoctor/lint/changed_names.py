@@ -109,18 +109,18 @@ class _Finder:
         passed = (a.name for n in excused if isinstance(n, ir.Call) for a in n.args)
         return frozenset(s for s in (*strings, *passed) if isinstance(s, str))
 
-    def _sites(self, *names: str) -> Iterator[Site]:
-        return (s for s in own_calls(self.module, *names) if s.node.uid not in self.excused)
-
     # -- arguments
 
     def arguments(self) -> Iterator[Use]:
-        for site in self._sites("transformers.*", "trl.*", "peft.*", *_METHODS):
+        for site in own_calls(self.module, "transformers.*", "trl.*", "peft.*", *_METHODS):
             call = self._call(site)
             changes = deprecations.arguments(call) if call else {}
             if not changes or self._is_subclass_with_fields(site) or not self._exists(call):
                 continue
-            for name in dict.fromkeys(name for a in site.arrivals for name in a.visit.binding.values):
+            names = dict.fromkeys(name for a in site.arrivals for name in a.visit.binding.values if name in changes or name == "optim")
+            if not names or site.node.uid in self.excused:  # which takes a walk over everything: asked where it matters
+                continue
+            for name in names:
                 if name in changes and self._named(site, name):
                     yield self._argument(site, name, changes[name], changes)
             yield from self._optimizer(site)
@@ -206,12 +206,12 @@ class _Finder:
     # -- load_in_4bit, load_in_8bit
 
     def kbit(self) -> Iterator[Use]:
-        for site in self._sites("transformers.*", "peft.AutoPeftModel*"):
+        for site in own_calls(self.module, "transformers.*", "peft.AutoPeftModel*"):
             if not _LOADS_A_MODEL.fullmatch(site.name):
                 continue
             given = {name: [a.arg(name) for a in site.arrivals] for name in KBIT}
             on = [name for name, values in given.items() if any(v == Known(value=True) or self._open(v) for v in values)]
-            if not on:
+            if not on or site.node.uid in self.excused:
                 continue
             written = next((a for a in site.node.args if a.name == on[0]), None)
             place = self.module.location(site.node) if written is None else self._place(self.module.span(written))
@@ -264,10 +264,10 @@ class _Finder:
     # -- methods, functions, classes, modules
 
     def methods(self) -> Iterator[Use]:
-        for site in self._sites("transformers.*", *deprecations.MODEL_METHODS):
+        for site in own_calls(self.module, "transformers.*", *deprecations.MODEL_METHODS):
             change = deprecations.method(site.name)
             func = site.node.func
-            if change is None or not isinstance(func, ir.Attr):
+            if change is None or not isinstance(func, ir.Attr) or site.node.uid in self.excused:
                 continue
             _, end = self.module.span(func)
             span = (end - len(func.name), end)
@@ -281,12 +281,12 @@ class _Finder:
             bound.setdefault(imported.bound, []).append(imported)
         for name, statements in bound.items():
             statement = statements[0]
-            if len(statements) > 1 or statement.guarded or statement.node.uid in self.excused or name == "*":
+            if len(statements) > 1 or statement.guarded or name == "*":
                 continue
             found = _changed(statement.dotted)
             if found is not None:
-                yield from self._imported(statement, *found)
-            elif "." not in statement.dotted:
+                yield from self._imported(statement, *found) if statement.node.uid not in self.excused else ()
+            elif statement.dotted in deprecations.WATCHED:
                 yield from self._through_module(statement)
 
     def _imported(self, statement: Imported, old: str, change: Change) -> Iterator[Use]:
@@ -379,7 +379,9 @@ class _Finder:
     def _through_module(self, statement: Imported) -> Iterator[Use]:
         """``import peft`` … ``peft.prepare_model_for_int8_training(model)``."""
         prefix = f"{statement.bound}."
-        if statement.bound in self.rebound or statement.dotted not in deprecations.WATCHED:
+        if self.module.program.words.isdisjoint(deprecations.last_words(statement.dotted)):
+            return
+        if statement.bound in self.rebound or statement.node.uid in self.excused:
             return
         for node, path in self.attributes:
             if not path.startswith(prefix) or node.uid in self.excused:

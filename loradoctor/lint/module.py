@@ -155,6 +155,14 @@ class Module:
     targets: Mapping[str, str] = field(default_factory=dict)
     project: Project = field(default_factory=lambda: Project(""))
 
+    def close(self) -> None:
+        """Let go of everything, unless a neighbour may ask for it.
+
+        What is found in a module points back at it; all of that would stay until somebody looks for cycles.
+        """
+        if not artifacts.recent.holds(self):
+            vars(self).clear()
+
     @property
     def consulted(self) -> frozenset[str]:
         """Every other path that the findings rest on: files, absent files an import could have meant, directories (their names).
@@ -216,6 +224,13 @@ class Module:
         return dict(sorted(sites.items()))
 
     @cached_property
+    def _called(self) -> dict[str, list[Site]]:
+        called: dict[str, list[Site]] = {}
+        for site in self.sites.values():
+            called.setdefault(site.name, []).append(site)
+        return called
+
+    @cached_property
     def dropped(self) -> frozenset[int]:
         """The calls that stand as statements of their own."""
         return frozenset(n.value.uid for n in self._statements() if isinstance(n, ir.Evaluate) and isinstance(n.value, ir.Call))
@@ -245,9 +260,12 @@ class Module:
         """
         whole = {n for n in names if not n.endswith("*")}
         starts = tuple(n[:-1] for n in names if n.endswith("*"))
-        for site in self.sites.values():
-            if site.name in whole or (starts and site.name.startswith(starts)):
-                yield site
+        called = self._called
+        asked = {name for name in called if name in whole or name.startswith(starts)} if starts else whole & called.keys()
+        if len(asked) == 1:
+            yield from called[asked.pop()]
+        else:
+            yield from sorted((site for name in asked for site in called[name]), key=lambda site: site.node.uid)
 
     @cached_property
     def versions(self) -> dict[str, Version]:

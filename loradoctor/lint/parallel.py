@@ -24,9 +24,10 @@ Work = tuple[str, bytes]
 """A path and the file's bytes; none where it is to be read by whoever analyses it."""
 
 FILES_PER_TASK = 4
-"""Neighbours are analysed together, since they import each other; more of them would leave a process waiting at the end."""
-_GARBAGE = 24
-"""Files after which a process looks for cycles: a tree of a long file is 20 MB."""
+MOST_PER_TASK = 12
+"""Neighbours are analysed together, since they import and read each other; more of them would leave a process waiting at the end."""
+_GARBAGE = 400
+"""Files after which a process looks for cycles. Modules are taken apart when they are done with, so that hardly any are left."""
 
 _work: Sequence[Work] = ()
 """What there is to do, where a forked process finds it without a copy."""
@@ -38,7 +39,7 @@ def each(pipeline: Pipeline, work: Sequence[Work]) -> Iterator[Outcome]:
     if method is None or workers < 2:
         yield from (_one(pipeline, *one) for one in work)
         return
-    tasks = [range(i, min(i + FILES_PER_TASK, len(work))) for i in range(0, len(work), FILES_PER_TASK)]
+    tasks = list(_tasks([path for path, _ in work]))
     largest_first = sorted(tasks, key=lambda task: -sum(len(work[i][1]) for i in task))
     context = multiprocessing.get_context(method)
     try:
@@ -52,13 +53,27 @@ def each(pipeline: Pipeline, work: Sequence[Work]) -> Iterator[Outcome]:
         yield from outcomes if outcomes is not None else (_alone(pipeline, work[i][0], context) for i in task)
 
 
+def _tasks(paths: Sequence[str]) -> Iterator[range]:
+    """The files in order, those of one directory together where they are not too many."""
+    first = 0
+    for here in range(1, len(paths) + 1):
+        size = here - first
+        whole = here == len(paths) or os.path.dirname(paths[here]) != os.path.dirname(paths[here - 1])  # noqa: PTH120 -- it is text
+        if size == MOST_PER_TASK or here == len(paths) or (whole and size >= FILES_PER_TASK):
+            yield range(first, here)
+            first = here
+
+
 def _pool(
     workers: int, context: multiprocessing.context.BaseContext, pipeline: Pipeline, work: Sequence[Work], method: str
 ) -> ProcessPoolExecutor:
     if method != "fork":
         return ProcessPoolExecutor(workers, context, _begin, ([(path, b"") for path, _ in work],))
+    import gc
+
     _preload(pipeline)
     _begin(work)
+    gc.freeze()  # what every process shares is garbage in none of them
     return ProcessPoolExecutor(workers, context)
 
 

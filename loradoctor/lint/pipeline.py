@@ -91,7 +91,10 @@ class Pipeline:
             errors = [replace(e, severity=Severity.INFO) for e in errors]
         report = self._report(source, errors, found, analysed=module is not None)
         failed = any(d.code == check_did_not_complete.code for d in found)
-        return Outcome(report, getattr(module, "consulted", frozenset()), lasts=not failed)
+        outcome = Outcome(report, getattr(module, "consulted", frozenset()), lasts=not failed)
+        if close := getattr(module, "close", None):
+            close()
+        return outcome
 
     def _report(self, source: Source, broken: list[Diagnostic], found: list[Diagnostic], analysed: bool) -> Report:
         kept, silenced = [*broken, *found], 0
@@ -144,9 +147,9 @@ class Pipeline:
 
 
 def _analyse(source: Source, targets: Mapping[str, str]) -> object:
-    from loradoctor.lint.module import analyse
+    from loradoctor.lint.artifacts import recent
 
-    return analyse(source, targets)
+    return recent.analysed(source, targets)
 
 
 def _as_information(diagnostic: Diagnostic) -> Diagnostic:

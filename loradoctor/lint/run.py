@@ -31,6 +31,7 @@ def lint(paths: Sequence[str], settings: Settings, *, stdin: tuple[str, bytes] |
     reports.append(Report().with_diagnostics(trouble))
     with _without_collector():
         reports += _remembered(pipeline, found.files) if cached else (o.report for o in _each(pipeline, found.files))
+    _look_anew()
     return Report.join(report for report in reports if report is not None)
 
 
@@ -38,7 +39,8 @@ def _look_anew() -> None:
     """Forget what an earlier run of this process saw of the files around those it analysed."""
     for name in ("artifacts", "neighbours", "project", "versions"):
         for value in vars(sys.modules.get(f"loradoctor.lint.{name}", files)).values():
-            if clear := getattr(value, "cache_clear", None):
+            clear = getattr(value, "cache_clear", None)
+            if clear is not None and not isinstance(value, type):
                 clear()
 
 

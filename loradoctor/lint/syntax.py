@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -64,12 +64,35 @@ class Imported:
     top: bool
 
 
+def statements(body: Iterable[ir.Stmt]) -> Iterator[ir.Stmt]:
+    """Every statement in these and below, in the order of the text."""
+    for statement in body:
+        yield statement
+        for part in _BLOCKS.get(type(statement), ()):
+            for each in getattr(statement, part):
+                yield from statements((each,) if isinstance(each, ir.Stmt) else each.body)
+
+
+_BLOCKS: dict[type[ir.Stmt], tuple[str, ...]] = {
+    ir.If: ("body", "orelse"),
+    ir.For: ("body", "orelse"),
+    ir.While: ("body", "orelse"),
+    ir.With: ("body",),
+    ir.Try: ("body", "handlers", "orelse", "final"),
+    ir.Match: ("cases",),
+    ir.Function: ("body",),
+    ir.Class: ("body",),
+}
+
+
 def imports(module: Module) -> list[Imported]:
     """Everything this file imports, in the order of the text."""
-    ways_out = {n.uid for t in nodes(module) if isinstance(t, ir.Try) and t.handlers for n in walk(t.body, t.handlers)}
-    ways_out |= {n.uid for t in nodes(module) if isinstance(t, ir.If) and dotted(t.test).endswith("TYPE_CHECKING") for n in walk(t.body)}
+    every = list(statements(module.program.body))
+    found = [n for n in every if isinstance(n, ir.Import)]
+    guarded = [block for t in every if isinstance(t, ir.Try) and t.handlers for block in (t.body, *(h.body for h in t.handlers))]
+    guarded += [t.body for t in every if isinstance(t, ir.If) and dotted(t.test).endswith("TYPE_CHECKING")]
+    ways_out = {n.uid for block in guarded for n in statements(block)}
     top = {statement.uid for statement in module.program.body}
-    found = (n for n in nodes(module) if isinstance(n, ir.Import))
     return [Imported(n, bound, name, n.uid in ways_out, n.uid in top) for n in found for bound, name in n.bindings]
 
 

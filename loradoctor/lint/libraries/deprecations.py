@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from loradoctor.lint.libraries.signatures import Life, public_name, signature
+from loradoctor.lint.libraries.signatures import Life, public_name, public_names, signature
 from loradoctor.lint.record import record, replace
 
 
@@ -243,6 +243,13 @@ def symbol(dotted: str) -> Change | None:
     framework = library == _T and name.startswith(_FRAMEWORKS) and name.lstrip("TFlax")[:1].isupper()
     told = found or Change(library, instead="use the PyTorch class" if framework else "")
     return replace(told, since=life.since, removed=life.until)
+
+
+@cache
+def last_words(library: str) -> frozenset[str]:
+    """How the names end of a library's functions, classes and modules that have changed."""
+    names = [name for name in (*FUNCTIONS, *public_names()) if name.startswith(f"{library}.")]
+    return frozenset([name.rpartition(".")[2] for name in names])
 
 
 def method(call: str) -> Change | None:

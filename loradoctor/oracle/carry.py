@@ -42,6 +42,14 @@ def _is_own(name: str) -> bool:
     return bool(_TOKENIZER.fullmatch(name) or _PROCESSOR.fullmatch(name))
 
 
+def goes_along(name: str) -> bool:
+    """Whether a file of a base's repository, by its name there, is among what is :func:`carried`."""
+    directory, _, last = name.rpartition("/")
+    if directory:
+        return bool(_DIRECTORIES.fullmatch(directory))
+    return _belongs(last) or bool(_TOKENIZER.fullmatch(last))
+
+
 def has_tokenizer(directory: Path) -> bool:
     """Whether a tokenizer is saved there."""
     return any((directory / name).is_file() for name in _HAS_TOKENIZER)

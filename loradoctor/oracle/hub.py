@@ -142,12 +142,26 @@ def root_of(directory: Path) -> Path | None:
 def located(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """The request with a directory for its base: a base that is named by its id has its config fetched.
 
-    Raises :class:`Unavailable`.
+    For a merge the tokenizer and whatever else goes along is fetched too. Raises :class:`Unavailable`.
     """
     base = request.get("base")
-    if not isinstance(base, str) or not request.get("online") or Path(base).is_dir():
+    if not isinstance(base, str) or not request.get("online"):
         return request
-    return {**request, "base": str(Repository.parse(base, progress).configuration())}
+    here = Path(base).is_dir()
+    directory = Path(base) if here else Repository.parse(base, progress).configuration()
+    if request.get("task") == "merge" and (repository := at(directory, progress)):
+        # Of a base that is on this machine already the rest may be as well; then it does not matter that the hub is silent.
+        with contextlib.suppress(*([Unavailable] if here else [])):
+            _fetch_companions(repository)
+    return {**request, "base": str(directory)}
+
+
+def _fetch_companions(repository: Repository) -> None:
+    from .carry import goes_along
+
+    for name in repository.listing():
+        if name == "generation_config.json" or goes_along(name):
+            repository.file(name)
 
 
 @contextlib.contextmanager

@@ -314,6 +314,19 @@ def test_a_gated_base_is_a_reason_or_a_refusal(hub, sharded, tmp_path):
         check(path, base="org/shut", online=True)
 
 
+def test_a_merge_fetches_what_goes_along(hub, sharded, tmp_path):
+    from loradoctor.merge.run import MergeOptions, merge
+
+    beside = {"tokenizer.json": b"{}", "tokenizer_config.json": b'{"a": 1}', "LICENSE": b"free", "pytorch_model.bin": b"not needed"}
+    weights = {path.name: path.read_bytes() for path in sharded.iterdir()}
+    hub.add("org/to-merge", {**weights, **beside})
+    outcome = merge([str(adapter(tmp_path, sharded, "org/to-merge"))], MergeOptions(output=str(tmp_path / "out"), online=True))
+    assert outcome.status == "merged", outcome
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "LICENSE", "generation_config.json"} <= written
+    assert set(hub.fetched("org/to-merge")) == {*weights, *beside} - {"pytorch_model.bin"}
+
+
 # --- the adapter itself by its id -----------------------------------------------------------------------------------------------
 
 

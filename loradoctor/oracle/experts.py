@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class ExpertCopy:
     """PEFT's wrapper in ``dtype`` on ``device`` around one part of the parameter."""
 
     def __init__(self, wrapper: Any, dtype: torch.dtype | None, device: torch.device | str) -> None:
-        self._original, self._dtype, self._device = wrapper, dtype, device
+        self._experts, self._dtype, self._device = wrapper.num_experts, dtype, device
         self._reader = Reader(wrapper)
         self.layer: Any = copy.deepcopy(wrapper, {id(wrapper.base_layer): self._reader})
         self.layer.eval().requires_grad_(requires_grad=False).to(device, dtype)
@@ -55,13 +55,11 @@ class ExpertCopy:
         self._a = self.layer.lora_A[self._adapter].weight.data
         self._b = self.layer.lora_B[self._adapter].weight.data
 
-    def take(self, part: slice) -> None:
-        """Be the wrapper of these experts, not merged; of the whole parameter when it holds no experts."""
-        values = parameter(self._original)
-        experts = self._original.num_experts
+    def take(self, part: slice, values: torch.Tensor) -> None:
+        """Be the wrapper of these experts, whose ``values`` are given, not merged; of the whole parameter when it holds no experts."""
+        experts = self._experts
         self.layer.merged_adapters.clear()
         if values.dim() == 3:
-            values = values[part]
             # peft/tuners/lora/layer.py, ParamWrapper.get_delta_weight: A is (experts * r, in), B is (out, r * experts).
             a = self._a.view(experts, -1, self._a.shape[1])[part]
             b = self._b.view(self._b.shape[0], -1, experts)[:, :, part]
@@ -87,6 +85,15 @@ class ExpertCopy:
         value = getattr(self._reader, self._reader.name)
         assert isinstance(value, torch.Tensor)  # noqa: S101 -- registered by take()
         return value.data
+
+
+Source = Callable[[slice], torch.Tensor]
+"""reads some experts of a parameter"""
+
+
+def whole(wrapper: Any) -> Source:
+    """The source that is the parameter itself."""
+    return lambda part: parameter(wrapper)[part]
 
 
 def parameter(wrapper: Any) -> torch.Tensor:

@@ -93,17 +93,19 @@ def examine(
     bystanders: Sequence[str] = (),
     device: torch.device | str = "cpu",
     kept: Format | None = None,
+    sources: Mapping[str, experts.Source] | None = None,
 ) -> list[Merge]:
     """Compare merged with unmerged for layers that share weights (usually a single layer).
 
     ``layers`` are PEFT layers by name, with their weights; they are copied to ``device``, in parts where the method allows, and
     never changed. ``bystanders`` are modules without an adapter that use the same weight: merging changes them too. ``kept`` is the
-    format that the weight goes back to after merging, when its values here are those of a quantized one.
+    format that the weight goes back to after merging, when its values here are those of a quantized one. ``sources`` read the
+    adapted parameters of a layer that has no weights, by their names in the module.
     """
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            results = list(_examine(layers, device, kept))
+            results = list(_examine(layers, device, kept, sources or {}))
         except CannotProbe as reason:
             return [Merge(name, "not-run", str(reason)) for name in layers]
         for result in results:
@@ -114,12 +116,15 @@ def examine(
         return results
 
 
-def _examine(layers: Mapping[str, nn.Module], device: torch.device | str, kept: Format | None) -> Iterable[Merge]:
+def _examine(
+    layers: Mapping[str, nn.Module], device: torch.device | str, kept: Format | None, sources: Mapping[str, experts.Source]
+) -> Iterable[Merge]:
     if len(layers) == 1:
         [(name, layer)] = layers.items()
         try:
             if experts.is_wrapper(layer):
-                return [_by_experts(name, wrapper, device) for wrapper in reversed(experts.wrappers(layer))]
+                inside = reversed(experts.wrappers(layer))
+                return [_by_experts(name, w, sources.get(w.parameter_name, experts.whole(w)), device) for w in inside]
             if rows := cut(layer, multiple=kept.rows if kept else 1):
                 return [_by_rows(name, rows, device, kept)]
         except REFUSALS as error:
@@ -150,19 +155,21 @@ def _by_rows(name: str, cut: Cut, device: torch.device | str, kept: Format | Non
     return _counted(result, tally, bounded=kept is None)
 
 
-def _by_experts(name: str, wrapper: Any, device: torch.device | str) -> Merge:
+def _by_experts(name: str, wrapper: Any, source: experts.Source, device: torch.device | str) -> Merge:
     exact, stored = (experts.ExpertCopy(wrapper, dtype, device) for dtype in (torch.float64, None))
-    inputs, values = experts.inputs(wrapper, device), experts.parameter(wrapper)
+    inputs, dtype = experts.inputs(wrapper, device), experts.parameter(wrapper).dtype
     outputs, tally = Outputs(), Tally()
     for part in experts.parts(wrapper):
-        exact.take(part)
+        values = source(part)
+        dtype = values.dtype
+        exact.take(part, values)
         unmerged = exact(inputs)
         exact.merge()
         outputs.compare(unmerged, exact(inputs))
-        stored.take(part)
+        stored.take(part, values)
         stored.merge()
-        tally.add(values[part].to(device), exact.weight, stored.weight)
-    result = Merge(f"{name}.{wrapper.parameter_name}", "equal", dtype=_name(values.dtype))
+        tally.add(values.to(device), exact.weight, stored.weight)
+    result = Merge(f"{name}.{wrapper.parameter_name}", "equal", dtype=_name(dtype))
     outputs.judge(result, "LORA")
     return _counted(result, tally)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,21 @@ class Loading:
                 found.update(self._fuse(self._fused[name]))
         return found
 
+    def stacked(self, name: str) -> int | None:
+        """How many experts the parameter ``name`` stacks, None when it is made otherwise."""
+        fusion = self._fused.get(name)
+        counts = set(Counter(pattern for pattern, _ in fusion.members).values()) if fusion is not None and _stacks(fusion) else set()
+        return counts.pop() if len(counts) == 1 else None
+
+    def experts(self, name: str, part: slice) -> torch.Tensor:
+        """Some of the experts of a parameter that stacks them, without reading the others."""
+        fusion = self._fused[name]
+        converter = copy.deepcopy(fusion.converter)
+        for wanted in dict.fromkeys(pattern for pattern, _ in fusion.members):
+            for pattern, stored in [m for m in fusion.members if m[0] == wanted][part]:
+                converter.add_tensor(fusion.first, stored, pattern, self._cast(self.weights.read(stored), fusion.first))
+        return converted(converter, fusion.first, self._model)[name]
+
     def find(self, names: Iterable[str], shape: torch.Size) -> torch.Tensor | None:
         """The parameter known under one of ``names``, None when nothing of this shape is stored for it."""
         for name in names:
@@ -113,6 +129,15 @@ class Loading:
                 if candidate in known:
                     self.direct(candidate, stored)
                     break
+
+
+def _stacks(fusion: Fusion) -> bool:
+    # One tensor for each expert, stacked first; nothing that follows touches the dimension of the experts.
+    first, *rest = fusion.converter.operations
+    if type(first).__name__ != "MergeModulelist" or first.dim != 0:
+        return False
+    dims = [d for op in rest for d in (getattr(op, "dim", None), getattr(op, "dim0", None), getattr(op, "dim1", None)) if d is not None]
+    return all(type(op).__name__ in ("Concatenate", "Transpose") for op in rest) and 0 not in dims
 
 
 def converted(converter: Any, first: str, model: Any) -> dict[str, torch.Tensor]:

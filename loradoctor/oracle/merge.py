@@ -22,6 +22,8 @@ from .quantized import EightBit, Format, FourBit, format_of
 from .units import (
     NoWeight,
     bystanders_of,
+    experts_source,
+    group_names,
     group_parameters,
     materialised,
     plain,
@@ -98,6 +100,8 @@ def _examine_group(prepared: Prepared, group: list[str], device: torch.device) -
     config = prepared.model.peft_config[ADAPTER]
     if reason := needs_all_layers(config):
         return [layer_check.Merge(name, "not-run", reason) for name in group]
+    if len(group) == 1 and not bystanders and (found := _expert_by_expert(prepared, group[0], device)):
+        return found
     if reason := _unknown_input([adapted[name] for name in group]):
         return [layer_check.Merge(name, "not-run", reason) for name in group]
     try:
@@ -116,6 +120,23 @@ def _examine_group(prepared: Prepared, group: list[str], device: torch.device) -
         for name in group:
             results += _isolated(name, adapted[name], config, prepared.tensors, bystanders, device)
         return results
+
+
+def _expert_by_expert(prepared: Prepared, name: str, device: torch.device) -> list[layer_check.Merge]:
+    """The verdicts for fused experts that the base's files keep one by one; none when they have to be read as a whole."""
+    layer = prepared.adapted[name]
+    if not experts.is_wrapper(layer):
+        return []
+    names = group_names([name], prepared.adapted, prepared.base)
+    try:
+        sources = {
+            own: experts_source(names[id(parameter)], parameter.shape, prepared.base, prepared.weights)
+            for own, parameter in layer_check.base_parameters(layer).items()
+        }
+        ready = {own: source for own, source in sources.items() if source is not None}
+        return layer_check.examine({name: layer}, (), device, sources=ready) if len(ready) == len(sources) else []
+    except WeightsError as why:
+        return [layer_check.Merge(name, "not-run", str(why))]
 
 
 def _with_unscaled_bias(result: layer_check.Merge, layer: Any, kept: Format | None) -> layer_check.Merge:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -123,10 +124,30 @@ def find(names: Sequence[str], shape: torch.Size, base: Base, weights: BaseWeigh
     values = quantized.find(weights, names, shape)
     if values is not None or tensor is not None:
         return tensor if values is None else values
+    return _loading(base, weights).find(names, shape)
+
+
+def _loading(base: Base, weights: BaseWeights) -> Loading:
     if weights not in _fused:
         # On a base without adapter: its state dict is what transformers loads into.
         _fused[weights] = Loading(weights, base.again().model, {})
-    return _fused[weights].find(names, shape)
+    return _fused[weights]
+
+
+def experts_source(
+    names: Sequence[str], shape: torch.Size, base: Base, weights: BaseWeights
+) -> Callable[[slice], torch.Tensor] | None:
+    """How to read some experts of the parameter that has ``names`` at a time; None when it can only be read as a whole.
+
+    What is returned raises :class:`weights.WeightsError`.
+    """
+    if not isinstance(weights, BaseWeights) or weights.stored_as(names) is not None:
+        return None
+    loading = _loading(base, weights)
+    for name in names:
+        if loading.stacked(name) == shape[0]:
+            return functools.partial(loading.experts, name)
+    return None
 
 
 def group_parameters(group: list[str], adapted: dict[str, nn.Module]) -> dict[int, nn.Parameter]:

@@ -11,6 +11,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from loradoctor.oracle import merged
+from loradoctor.oracle.base import build
+from loradoctor.oracle.loading import Loading
+from loradoctor.oracle.weights import BaseWeights
 from tests.merge.test_merged import merged_state
 from tests.oracle import zoo
 
@@ -121,6 +124,36 @@ def test_a_missing_expert_of_the_base_is_said(examine, tmp_path):
     check = examine(adapter).check("merge-equivalence")
     assert check.status == "not-run"
     assert "`model.layers.0.mlp.experts.down_proj`" in check.reason
+
+
+@pytest.mark.skipif(not FUSED, reason="transformers 4 does not fuse these experts")
+def test_experts_are_read_one_by_one(examine, tmp_path, monkeypatch):
+    """The stack of all experts never exists: it may be larger than the machine."""
+    adapter = zoo.adapter(tmp_path / "a", moe(tmp_path / "base"), fused(), base=tmp_path / "base")
+    read = []
+    right = Loading.experts
+
+    def spy(self, name, part):
+        found = right(self, name, part)
+        read.append(found.shape[0])
+        return found
+
+    monkeypatch.setattr(Loading, "experts", spy)
+    monkeypatch.setattr(Loading, "find", lambda *_: pytest.fail("read as a whole"))
+    monkeypatch.setattr("loradoctor.oracle.experts.PART", 1)
+    assert examine(adapter).check("merge-equivalence").status == "passed"
+    assert read == [1] * (EXPERTS * 2 * 2)
+
+
+@pytest.mark.skipif(not FUSED, reason="transformers 4 does not fuse these experts")
+def test_some_experts_are_those_of_the_whole(tmp_path):
+    moe(tmp_path / "base")
+    base = build(str(tmp_path / "base"), {}, online=False, num_labels=None)
+    loading = Loading(BaseWeights.at(tmp_path / "base"), base.model, {})
+    for name in ("model.layers.1.mlp.experts.gate_up_proj", "model.layers.1.mlp.experts.down_proj"):
+        whole = loading.read((name,))[name]
+        assert loading.stacked(name) == EXPERTS == whole.shape[0]
+        assert torch.equal(torch.cat([loading.experts(name, slice(0, 1)), loading.experts(name, slice(1, 4))]), whole)
 
 
 def test_a_wrong_merge_of_a_parameter_is_found(examine, tmp_path, monkeypatch):

@@ -83,7 +83,8 @@ class Repository:
             from huggingface_hub import HfApi
 
             found = HfApi().model_info(self.name, revision=self.revision, timeout=_PATIENCE)
-            return tuple(entry.rfilename for entry in found.siblings or ())
+            names = (entry.rfilename for entry in found.siblings or ())
+            return tuple(name for name in names if not name.startswith("/") and ".." not in name.split("/"))
 
     def configuration(self) -> Path:
         """The snapshot's directory with all that is needed to build the model without weights. Raises :class:`Unavailable`."""

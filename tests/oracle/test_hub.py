@@ -126,6 +126,11 @@ def test_a_refusal_is_one_clause(hub, monkeypatch, case):
     assert TOKEN not in text
 
 
+def test_a_listing_cannot_lead_out_of_the_cache(hub):
+    hub.add("org/astray", {"config.json": b"{}", "../adapter_config.json": b"{}", "/etc/passwd": b"", "a/../../x": b""})
+    assert Repository("org/astray").listing() == ("config.json",)
+
+
 def test_a_hub_that_nobody_runs(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(Unavailable, match="the hub cannot be reached"):

@@ -8,6 +8,7 @@ from statistics import median
 from loradoctor.report.escape import printable
 from loradoctor.report.palette import Palette
 
+SHOWN = 3
 HEAD = ("kind", "n", "stored as", "effect", "lost", "most lost", "difference", "")
 
 
@@ -15,7 +16,8 @@ def merges(rows: object, paint: Palette) -> list[str]:
     """One line per kind of module in the ``merge`` fact.
 
     How many there are, the dtype, the median norm of the update over that of the weight, the share of it that storing loses (median
-    and largest), the largest difference of outputs, and every status that is not ``equal``.
+    and largest), the largest difference of outputs; then every status that is not ``equal``, elements that overflow, and who shares
+    the weights.
     """
     rows = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
     if not rows:
@@ -33,6 +35,11 @@ def _cells(kind: str, rows: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
     effects, lost, apart = (_numbers(rows, key) for key in ("effect", "lost", "difference"))
     dtypes = sorted({str(row["dtype"]) for row in rows if row["dtype"]})
     others = sorted({str(row["status"]) for row in rows} - {"equal"})
+    if overflow := sum(_numbers(rows, "overflow")):
+        others.append(f"{overflow:.0f} overflow")
+    shared = sorted({str(name) for row in rows if isinstance(names := row.get("shared_with"), (list, tuple)) for name in names})
+    if shared:
+        others.append(f"shared with {', '.join(shared[:SHOWN])}{' ...' if len(shared) > SHOWN else ''}")
     return (
         printable(kind),
         str(len(rows)),

@@ -134,6 +134,17 @@ def test_every_module_is_in_the_facts_and_every_kind_in_the_card(examine, tmp_pa
     assert not any(line.strip() == "merge" for line in card(subject, report.checks, Palette()))
 
 
+def test_overflow_and_tied_weights_are_in_the_table(examine, tmp_path):
+    from loradoctor.report.merges import merges
+    from loradoctor.report.palette import Palette
+
+    config = zoo.lora(target_modules=["q_proj", "lm_head"])
+    report = examine(adapter(tmp_path, config, change=scale_b(1e6), dtype=torch.float16, tie_word_embeddings=True)).report
+    lines = {line.split()[0]: line for line in merges(report.subjects[0].facts["merge"], Palette()) if line.strip()}
+    assert "overflow" in lines["q_proj"]
+    assert "shared with model.embed_tokens" in lines["lm_head"]
+
+
 def test_the_dtype_that_would_keep_the_update_is_named(examine, tmp_path):
     result = examine(adapter(tmp_path, zoo.lora(), std=0.01, change=scale_b(0.03), dtype=torch.bfloat16))
     assert result.only().data["keeps"] == "float16"

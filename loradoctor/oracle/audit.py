@@ -176,4 +176,11 @@ def _as_json(fault: Fault, found: directories.Merged) -> dict[str, Any]:
     shown = fault.tensors[:EXAMPLES]
     files = [found.weights.file_of(name).name if name in found.weights else None for name in shown]
     record = {key: value for key, value in asdict(fault).items() if key != "tensors"}
+    record = {key: _number(value) for key, value in record.items()}
+    record["detail"] = {key: _number(value) for key, value in fault.detail.items()}
     return {**record, "count": len(fault.tensors), "examples": shown, "files": files}
+
+
+def _number(value: Any) -> Any:
+    # JSON has neither infinity nor NaN.
+    return None if isinstance(value, float) and not math.isfinite(value) else value

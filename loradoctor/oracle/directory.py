@@ -57,8 +57,12 @@ def read(directory: Path) -> Merged:
     merged = Merged(weights, config, torn=torn, lost=lost, adapter_config=beside)
     if not table and not torn:
         merged.cause, merged.reason = _nothing(directory, beside=beside)
-    elif table and (name := _quantized(merged)):
-        merged.cause, merged.reason = "quantized", f"its weights are quantized ({name})"
+        return merged
+    try:
+        if name := _quantized(merged):
+            merged.cause, merged.reason = "quantized", f"its weights are quantized ({name})"
+    except WeightsError as error:
+        merged.cause, merged.reason = "unreadable", str(error)
     return merged
 
 
@@ -84,10 +88,7 @@ def _nothing(directory: Path, *, beside: bool) -> tuple[str, str]:
 def _quantized(merged: Merged) -> str:
     """How the weights of the merged model are quantized, ``""`` when they are not; its config may say so and be wrong."""
     for name in merged.weights.names():
-        try:
-            stored = merged.weights.info(name)
-        except WeightsError as error:
-            return str(error)
+        stored = merged.weights.info(name)
         if name.endswith((".qweight", ".weight_packed", ".absmax", ".quant_map")):
             return f"`{name}`"
         if len(stored.shape) >= 2 and stored.dtype.itemsize == 1 and stored.dtype != torch.bool:

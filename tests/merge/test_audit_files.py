@@ -314,3 +314,45 @@ def test_the_report_says_what_was_seen(trio, right, capsys):
     rewrite(right, lambda state: {k: v * 2 if "k_proj" in k else v for k, v in state.items()})
     assert main(["check", str(adapter), "--merged", str(right), "--no-merge"]) == 1
     assert "error[LD812]" in capsys.readouterr().out
+
+
+def changed(state, part, how):
+    return {k: how(v) if part in k else v for k, v in state.items()}
+
+
+def sparse(tensor):
+    return tensor.to_sparse()
+
+
+ODD = {
+    "no numbers": ("up_proj", lambda v: torch.full_like(v, float("nan")), "LD815", "overflow"),
+    "infinities": ("up_proj", lambda v: torch.full_like(v, float("inf")), "LD815", "overflow"),
+    "infinities elsewhere": ("k_proj", lambda v: v * float("inf"), "LD812", "weights-changed"),
+    "a scalar": ("model.norm", lambda _: torch.tensor(1.0), "LD814", "shape"),
+    "nothing": ("0.self_attn.q_proj", lambda v: v[:0], "LD814", "shape"),
+    "integers": ("k_proj", lambda v: (v.float() * 1e6).long(), "LD812", "weights-changed"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_values(in_process, trio, tmp_path, kind):
+    base, adapter, state = trio
+    part, how, code, cause = ODD[kind]
+    merged = planted.write(tmp_path / "m", changed(state, part, how), base)
+    found = only(adapter, merged)
+    assert (found.code, found.data["cause"]) == (code, cause)
+    assert json.loads(json.dumps(dict(found.data), allow_nan=False))
+
+
+def test_tensors_that_are_no_plain_ones(in_process, trio, tmp_path):
+    base, adapter, state = trio
+    merged = planted.write(tmp_path / "m", state, base, pickled=True)
+    torch.save(changed(state, "model.norm", sparse), merged / "pytorch_model.bin")
+    assert (only(adapter, merged).code, only(adapter, merged).data["cause"]) == ("LD814", "unreadable")
+
+
+def test_hostile_names_are_escaped(trio, tmp_path, capsys):
+    base, adapter, state = trio
+    merged = planted.write(tmp_path / "m", {**state, "a\x1b[31m.weight": torch.ones(2)}, base)
+    assert main(["check", str(adapter), "--merged", str(merged), "--no-merge"]) == 1
+    assert "\x1b" not in capsys.readouterr().out

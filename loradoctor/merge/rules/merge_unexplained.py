@@ -18,8 +18,8 @@ _CAUSES = {
         "rounding does not explain it and no known mistake does: they were trained on or edited after merging, or are damaged; merge again",
     ),
     "overflow": (
-        "{elements} elements of the merged model are infinite",
-        "float16 ends at 65504: merge and store in bfloat16 or float32",
+        "{elements} elements of the merged model are infinite or no numbers",
+        "float16 ends at 65504, and the model answers NaN: merge and store in bfloat16 or float32",
     ),
 }
 

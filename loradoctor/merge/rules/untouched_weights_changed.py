@@ -22,7 +22,7 @@ _CAUSES = {
         "load the base in its own dtype, not in 4 or 8 bits, and merge again",
     ),
     "weights-changed": (
-        "{count} of the {of} tensors that the adapter leaves alone are not the base's (by up to {relative} of their norm)",
+        "{count} of the {of} tensors that the adapter leaves alone are not the base's",
         "they were trained or edited outside the adapter, or are damaged: what the adapter holds cannot have made this model",
     ),
 }

@@ -4,7 +4,7 @@
 
 The pair is made on the spot, shard by shard: twelve layers of 1536 x 6144 are 0.55 B parameters with 84 adapted modules, 165
 layers 6.4 B. Weights per second counts the bytes of both models over the audit alone, and over the whole request (skeleton, PEFT's
-load and the other loaders included), both after imports. Memory is anonymous (`RssAnon`), above what a request without audit
+load and the other loaders included), both after imports. Processor seconds are what a busy machine leaves comparable. Memory is anonymous (`RssAnon`), above what a request without audit
 leaves behind. With `--deltalint` the same pair is given to that interpreter's deltalint, whose import time is subtracted.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -109,6 +110,11 @@ class Child:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
 
+    def seconds(self) -> float:
+        """Processor time so far, of all threads."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def forget(self) -> int:
         """Start counting anew, from what there is now."""
         self.peak = self.anonymous()
@@ -136,17 +142,21 @@ def ours(base: Path, adapter: Path, merged: Path) -> dict[str, Any]:
     request = {"adapter": str(adapter), "base": str(base)}
     child.ask(request)
     resting = child.forget()
+    used = child.seconds()
     _, before = child.ask(request)
+    idle = child.seconds() - used
     answer, stages = child.ask({**request, "merged": str(merged)})
+    used = child.seconds() - used - 2 * idle
     peak = child.peak
     child.close()
     audit = answer["audit"]
-    alone = next(t for s, t in stages.items() if s.startswith("the audit is done")) - next(t for s, t in stages.items() if s.startswith("auditing the"))
+    alone = stages["the audit is done"] - stages["auditing the merged model"]
     return {
         "status": audit["status"],
         "reason": audit["reason"] or audit["faults"],
         "gigabytes": round(audit["bytes"] / 1e9, 2),
         "audit_s": round(alone, 2),
+        "audit_processor_s": round(used, 2),
         "gigabytes_per_s": round(audit["bytes"] / 1e9 / alone, 2),
         "request_s": round(stages[""], 2),
         "request_without_audit_s": round(before[""], 2),

@@ -39,7 +39,11 @@ def audit(prepared: Prepared, merged_directory: str | Path, progress: Progress) 
     ``bytes`` (of both models) say how much was compared, ``explained`` how many tensors differ for a good reason. ``lost`` is
     ‖M-T‖/‖Δ‖ of all modules, ``worst`` that of the worst, ``effect`` ‖Δ‖/‖W‖, ``coefficient`` the pooled ŝ.
     """
-    found = directories.read(Path(merged_directory))
+    directory = Path(merged_directory)
+    # The merged copy of a pipeline may be the pipeline or the part that was adapted.
+    part = prepared.base.part if (directory / prepared.base.part / "config.json").is_file() else ""
+    found = directories.read(directory / part)
+    found.part = part
     if found.cause in ("gguf", "quantized"):
         return {"status": "not-run", "reason": found.reason, "faults": []}
     if found.cause:
@@ -174,7 +178,7 @@ def _result(faults: list[Fault], tally: Tally, plan: Plan, found: directories.Me
 
 def _as_json(fault: Fault, found: directories.Merged) -> dict[str, Any]:
     shown = fault.tensors[:EXAMPLES]
-    files = [found.weights.file_of(name).name if name in found.weights else None for name in shown]
+    files = [str(Path(found.part, found.weights.file_of(name).name)) if name in found.weights else None for name in shown]
     record = {key: value for key, value in asdict(fault).items() if key != "tensors"}
     record = {key: _number(value) for key, value in record.items()}
     record["detail"] = {key: _number(value) for key, value in fault.detail.items()}

@@ -26,6 +26,8 @@ class Merged:
     lost: list[str] = field(default_factory=list)
     """tensors that should be in those files"""
     adapter_config: bool = False
+    part: str = ""
+    """where it is within a pipeline's directory"""
 
 
 def read(directory: Path) -> Merged:

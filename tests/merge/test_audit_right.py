@@ -249,3 +249,22 @@ def test_a_base_of_experts(in_process, tmp_path):
     MODELS.from_pretrained(base).save_pretrained(fused_base, save_original_format=False)
     assert_right(plain, fused_base, by_peft(plain, base, tmp_path / "plain-merged"))
     assert_right(adapter, fused_base, merged)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["pipeline", "part"])
+def test_a_part_of_a_pipeline(in_process, tmp_path, whole):
+    from tests.oracle import test_pipeline
+
+    base = test_pipeline.pipeline.__wrapped__(tmp_path)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    adapter = zoo.adapter(tmp_path / "a", test_pipeline.text_encoder(), config, base=base)
+    model = transformers.CLIPTextModel.from_pretrained(base / "text_encoder")
+    merged = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged" / "text_encoder")
+    assert_right(adapter, base, tmp_path / "merged" if whole else tmp_path / "merged" / "text_encoder")
+    state = load_file(tmp_path / "merged" / "text_encoder" / "model.safetensors")
+    name = next(n for n in state if "q_proj.weight" in n)
+    save_file({**state, name: state[name] * 2}, tmp_path / "merged" / "text_encoder" / "model.safetensors")
+    report = check_many([str(adapter)], CheckOptions(base=str(base), merged=str(tmp_path / "merged"), merge=False))
+    (found,) = [d for d in report.diagnostics if d.code == "LD815"]
+    assert found.location.path == f"{tmp_path}/merged/text_encoder/model.safetensors"

@@ -4,8 +4,9 @@
 
 The pair is made on the spot, shard by shard: twelve layers of 1536 x 6144 are 0.55 B parameters with 84 adapted modules, 165
 layers 6.4 B. Weights per second counts the bytes of both models over the audit alone, and over the whole request (skeleton, PEFT's
-load and the other loaders included), both after imports. Processor seconds are what a busy machine leaves comparable. Memory is anonymous (`RssAnon`), above what a request without audit
-leaves behind. With `--deltalint` the same pair is given to that interpreter's deltalint, whose import time is subtracted.
+load and the other loaders included), both after imports. Processor seconds are what a busy machine leaves comparable. Memory is
+anonymous (`RssAnon`), above what a request without audit leaves behind. With `--deltalint` the same pair is given to that
+interpreter's deltalint, whose import time is subtracted.
 """
 
 from __future__ import annotations

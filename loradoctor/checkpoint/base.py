@@ -134,6 +134,7 @@ def _merge_not_run(checkpoint: Checkpoint, options: CheckOptions, reason: str) -
 def evidence(
     checkpoint: Checkpoint, options: CheckOptions, base: str, answer: Mapping[str, Any], named: Mapping[str, str]
 ) -> Evidence:
+    """What the torch side's ``answer`` about ``checkpoint`` on ``base`` means; ``named`` are the errors that were found without it."""
     versions = answer.get("versions", {})
     if "base_error" in answer:
         reason = f"the base model cannot be built: {answer['base_error']}"

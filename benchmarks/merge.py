@@ -16,7 +16,6 @@ import filecmp
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -102,28 +101,31 @@ def adapter(directory: Path, of: Path) -> None:
     peft.LoraConfig(**fields, base_model_name_or_path=str(of), inference_mode=True).save_pretrained(directory)
 
 
-def anonymous(pid: int) -> int:
-    """RssAnon of a process and its children, in bytes."""
+def anonymous(pid: int, spent: dict[int, float]) -> int:
+    """RssAnon of a process and its children, in bytes; ``spent`` learns the processor seconds of each."""
     total = 0
     with contextlib.suppress(OSError, ValueError):
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        spent[pid] = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
                 total += int(line.split()[1]) * 1024
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            total += anonymous(int(child))
+            total += anonymous(int(child), spent)
     return total
 
 
 def measured(command: list[str]) -> tuple[float, float, int]:
     """Seconds, seconds of all processors, and the peak of anonymous memory in bytes. Raises CalledProcessError with what it said."""
-    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.monotonic()
+    spent: dict[int, float] = {}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     peak, over = 0, threading.Event()
 
     def look() -> None:
         nonlocal peak
         while not over.wait(0.01):
-            peak = max(peak, anonymous(process.pid))
+            peak = max(peak, anonymous(process.pid, spent))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -133,8 +135,7 @@ def measured(command: list[str]) -> tuple[float, float, int]:
     thread.join()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, said)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak
+    return seconds, sum(spent.values()), peak
 
 
 def ours(adapter_at: Path, base_at: Path, output: Path) -> list[str]:

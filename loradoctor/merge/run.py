@@ -180,7 +180,8 @@ def _ask(request: Mapping[str, Any], options: MergeOptions, watch: Watch) -> dic
 def _merged(
     adapters: Sequence[str], checkpoints: Sequence[Checkpoint], adapter: Path, base: str, output: Path, options: MergeOptions, watch: Watch
 ) -> Outcome:
-    checkpoint = checkpoints[0] if len(checkpoints) == 1 else read(str(adapter), adapter)
+    made = adapter != checkpoints[0].directory
+    checkpoint = read(" + ".join(c.path for c in checkpoints), adapter) if made else checkpoints[0]
     request = {
         **_request(checkpoint, adapter, base, options),
         "task": "merge",

@@ -11,6 +11,7 @@ from typing import Any
 import peft
 import torch
 
+from .base import is_hollow
 from .load import ADAPTER
 from .prepared import disarm, start, store_as
 
@@ -48,10 +49,15 @@ def combine(request: dict[str, Any], progress: Callable[..., None]) -> dict[str,
             for name in names:
                 model.delete_adapter(name)
             model.set_adapter(ADAPTER)
+            for parameter in model.parameters():
+                if not is_hollow(parameter.data):
+                    parameter.data = parameter.data.contiguous()  # peft 0.17 leaves transposed factors, which nothing saves
             model.save_pretrained(request["to"], save_embedding_layers=False)
         except _Refused as why:
             return {"refused": str(why)}
         except Exception as error:  # noqa: BLE001 -- what PEFT does not combine it says in a dozen types
+            if "math domain" in str(error):
+                return {"refused": f"peft {peft.__version__} does not subtract with `{request['combination']}`, which later releases do; `cat` does"}
             said = str(error).strip().splitlines()
             return {"refused": f"PEFT does not combine them: {type(error).__name__}: {said[0] if said else ''}"}
     return {"rank": int(model.peft_config[ADAPTER].r)}

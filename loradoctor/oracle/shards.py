@@ -16,7 +16,7 @@ from .plan import Copy, Make, Plan, Task
 
 CHUNK = 4 * 2**20
 """bytes that are read, hashed and written at a time: they stay in the cache"""
-SAFE = 512 * 2**20
+SAFE = 256 * 2**20
 """bytes after which what is written is forced to disk and journalled"""
 AHEAD = 2
 """computed tasks that may wait for the disk"""

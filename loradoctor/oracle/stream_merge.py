@@ -20,7 +20,6 @@ from typing import Any, cast
 import peft
 import torch
 import transformers
-from safetensors import safe_open
 
 from . import merged, units
 from .base import Base, hollow, parameter_names
@@ -32,6 +31,7 @@ from .plan import Cast, Copy, Make, Place, Plan, Task, plan
 from .prepared import Prepared, adapter_config, load_adapter, quantization, start
 from .saving import CannotSave, Shard, generation_as_loaded, merged_and_unloaded, saved, untie_what_differs
 from .shards import Piece, Writer, pieces
+from .tensor_file import opened
 from .weights import BaseWeights, WeightsError, absent
 
 Progress = Callable[[str], None]
@@ -265,14 +265,15 @@ def resized(base: Base, adapter: str) -> Base:
 
 def _rows(adapter: str, prefix: str) -> int | None:
     """Rows of the embeddings that are saved whole in the adapter's file; None when there are none."""
-    file = Path(adapter) / "adapter_model.safetensors"
-    if not file.is_file():
+    files = (Path(adapter) / name for name in ("adapter_model.safetensors", "adapter_model.bin"))
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
         return None
+    stored = opened(file)
+    names = set(stored.names())
     endings = ("weight", "base_layer.weight", "modules_to_save.weight", "token_adapter.base_layer.weight")
-    with safe_open(str(file), framework="pt") as stored:
-        names = set(stored.keys())
-        found = next((prefix + ending for ending in endings if prefix + ending in names), None)
-        return None if found is None else int(stored.get_slice(found).get_shape()[0])
+    found = next((prefix + ending for ending in endings if prefix + ending in names), None)
+    return None if found is None else int(stored.info(found).shape[0])
 
 
 def _weights(request: dict[str, Any], base: Base, progress: Progress) -> BaseWeights:

@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from . import merged, units
-from .base import Base, hollow, parameter_names
+from .base import Base, Unbuildable, hollow, parameter_names
 from .isolated import reads_base_weights
 from .journal import Journal
 from .load import ADAPTER
@@ -124,6 +124,17 @@ class Merging:
             yield from pieces(part.to(dtype), place.shard, place.start + first * row)
 
     def _made(self, task: Make) -> list[Piece]:
+        try:
+            return self._computed(task)
+        except (Refused, OSError):
+            raise
+        except (WeightsError, merged.NotMergeable, units.NoWeight) as why:
+            raise Refused(f"`{task.names[0]}` cannot be merged: {why}") from why
+        except Exception as error:
+            said = str(error).strip().splitlines()
+            raise Refused(f"`{task.names[0]}` cannot be merged: {type(error).__name__}: {said[0] if said else ''}") from error
+
+    def _computed(self, task: Make) -> list[Piece]:
         values = self._values(task.names)
         found: list[Piece] = []
         reverted: dict[str, torch.Tensor] | None = None
@@ -185,9 +196,10 @@ def ready(request: dict[str, Any], scratch: Path, progress: Progress) -> Merging
 
     Beside what every request has, ``dtype`` and ``shard_size`` may be set. Raises :class:`Refused`.
     """
-    base = start(request, progress)
     try:
-        return _ready(request, base, scratch, progress)
+        return _ready(request, start(request, progress), scratch, progress)
+    except Unbuildable as why:
+        raise Refused(f"the base model cannot be built: {why}") from why
     except (WeightsError, CannotSave, merged.NotMergeable, units.NoWeight) as why:
         raise Refused(str(why)) from why
 

@@ -181,6 +181,31 @@ def test_a_quantized_base_is_refused(pair, tmp_path):
     assert "quantized (gptq)" in refused(adapter, tmp_path).reason
 
 
+def test_a_base_that_nobody_knows_is_refused(pair, tmp_path):
+    base, adapter = pair
+    raw = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**raw, "model_type": "nonesuch"}))
+    assert "cannot be built" in refused(adapter, tmp_path).reason
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "lfs"])
+def test_weights_of_the_base_that_cannot_be_read_are_refused(pair, tmp_path, damage):
+    base, adapter = pair
+    file = base / "model.safetensors"
+    data = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(data[: len(data) // 2] if damage == "cut" else b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    refused(adapter, tmp_path)
+
+
+def test_a_pipeline_is_refused(pair, tmp_path):
+    _, adapter = pair
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    refused(adapter, tmp_path, base=str(tmp_path / "pipeline"))
+
+
 def test_a_broken_adapter_is_refused_with_its_findings(pair, tmp_path):
     _, adapter = pair
     broken = zoo.edited(adapter, tmp_path / "broken", keys=lambda key: None if "layers.0.self_attn.q_proj.lora_B" in key else key)

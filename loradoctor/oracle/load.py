@@ -140,10 +140,38 @@ def without_init(config: Any) -> Iterator[None]:
     for name in kept:
         setattr(nn.init, name, lambda tensor, *_args, **_kwargs: nn.init.zeros_(tensor))
     try:
-        yield
+        with _without_magnitudes():
+            yield
     finally:
         for name, function in kept.items():
             setattr(nn.init, name, function)
+
+
+@contextlib.contextmanager
+def _without_magnitudes() -> Iterator[None]:
+    # DoRA starts from the norms of the weight, which it multiplies and adds up in full size; on a stand-in that is a gigabyte of
+    # zeros for one layer of a large model. Only their shape matters here.
+    try:
+        from peft.tuners.lora.dora import DoraLinearLayer
+    except ImportError:
+        yield
+        return
+    update_layer = DoraLinearLayer.update_layer
+
+    def only_shaped(self: Any, *, base_layer: Any, lora_A: torch.Tensor, lora_B: torch.Tensor, **rest: Any) -> None:  # noqa: N803
+        shape = copy.copy(base_layer)
+        shape._parameters = {  # noqa: SLF001 -- the copy's own
+            name: parameter if parameter is None else nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+            for name, parameter in base_layer._parameters.items()  # noqa: SLF001
+        }
+        update_layer(self, base_layer=shape, lora_A=lora_A.to("meta"), lora_B=lora_B.to("meta"), **rest)
+        self.weight = nn.Parameter(torch.zeros_like(self.weight, device="cpu"), requires_grad=True)
+
+    DoraLinearLayer.update_layer = only_shaped
+    try:
+        yield
+    finally:
+        DoraLinearLayer.update_layer = update_layer
 
 
 def _hollow_out(base: Base) -> None:

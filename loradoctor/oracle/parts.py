@@ -109,8 +109,9 @@ def cut(layer: nn.Module, size: int = PART, multiple: int = 1) -> Cut | None:
     shape = tuple(base.weight.shape)
     if (type(a), type(b)) != (nn.Linear, nn.Linear) or shape[:: -1 if transposed else 1] != (b.out_features, a.in_features):
         return None
-    # PEFT's DoRA multiplies an identity matrix of inputs x inputs through A and B at every forward.
-    rows = max(1, size // a.in_features, a.in_features if dora else 1)
+    # PEFT's DoRA multiplies an identity matrix of inputs x inputs through A and B at every forward: a part of a quarter of its size
+    # adds little to its memory, and smaller ones would spend their time on it.
+    rows = max(1, size // a.in_features, a.in_features // 4 if dora else 1)
     rows = -(-rows // multiple) * multiple
     return Cut(layer, name, "transposed" if transposed else "linear", dora, rows)
 

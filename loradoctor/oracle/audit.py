@@ -88,7 +88,7 @@ def _audit(prepared: Prepared, found: directories.Merged, progress: Progress) ->
         audit_steps.by_peft(prepared, plan, tally, progress)
         audit_steps.replaced(plan, tally)
         audit_steps.missing(plan, found, tally)
-        faults = _together([*tally.faults, *_judged(plan, tally)])
+        faults = _together([*tally.faults, *_judged(plan, tally, pool)])
     progress("the audit is done")
     return _result(faults, tally, plan, found)
 
@@ -103,8 +103,9 @@ def _together(faults: Sequence[Fault]) -> list[Fault]:
     return [*others, Fault("overflow", tensors, detail={"elements": sum(f.detail["elements"] for f in infinite)})]
 
 
-def _judged(plan: Plan, tally: Tally) -> list[Fault]:
-    faults = causes.classify(tally.modules)
+def _judged(plan: Plan, tally: Tally, pool: ThreadPoolExecutor) -> list[Fault]:
+    # What PEFT merges anew for every look at it must not be looked at twice at once.
+    faults = causes.classify(tally.modules, map if plan.slow else pool.map)
     shapes = [stored for stored, kept in tally.changed.items() if kept.how == "shape"]
     changed = [stored for stored, kept in tally.changed.items() if kept.how == "changed"]
     if shapes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,17 +29,21 @@ class Fault:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-def classify(modules: Sequence[Module]) -> list[Fault]:
+Each = Callable[[Callable[[Module], Any], Sequence[Module]], Iterable[Any]]
+"""``map``, or that of a pool of threads"""
+
+
+def classify(modules: Sequence[Module], each: Each = map) -> list[Fault]:
     """The causes behind the modules that are not :func:`~.module.right`; one fault each."""
-    wrong, good = _split(modules, lambda m: not right(m))
+    good, wrong = _split(modules, right, each)
     faults: list[Fault] = []
     infinite, wrong = _split(wrong, lambda m: bool(m.sums.overflow))
     if infinite:
         faults.append(_fault("overflow", infinite, elements=sum(m.sums.overflow for m in infinite)))
-    absent, wrong = _split(wrong, suspects.absent)
-    multiples = {id(m): found for m in wrong if (found := suspects.scaled(m))}
+    absent, wrong = _split(wrong, suspects.absent, each)
+    multiples = {id(m): found for m, found in zip(wrong, each(suspects.scaled, wrong), strict=True) if found}
     scaled, odd = _split(wrong, lambda m: id(m) in multiples)
-    turned, odd = _split(odd, suspects.transposed)
+    turned, odd = _split(odd, suspects.transposed, each)
     if turned:
         faults.append(_fault("transposed", turned, of=len(modules)))
     step, shifted = suspects.shift(odd, modules)
@@ -84,12 +88,12 @@ def _fault(cause: str, modules: Sequence[Module], **detail: Any) -> Fault:
     return Fault(cause, [m.stored for m in modules], pooled.coefficient, pooled.residual if update else None, detail)
 
 
-def _split(modules: Sequence[Module], test: Callable[[Module], bool]) -> tuple[list[Module], list[Module]]:
+def _split(modules: Sequence[Module], test: Callable[[Module], bool], each: Each = map) -> tuple[list[Module], list[Module]]:
     """Those that pass and those that do not."""
     passed: list[Module] = []
     failed: list[Module] = []
-    for module in modules:
-        (passed if test(module) else failed).append(module)
+    for module, result in zip(modules, each(test, modules), strict=True):
+        (passed if result else failed).append(module)
     return passed, failed
 
 

@@ -10,7 +10,7 @@ import torch
 
 from .compare import Update, fold
 from .layers import half_ulp
-from .module import SPREAD, Module, expected, right
+from .module import SAME, SPREAD, Module, expected, right
 from .update import Dense
 
 NEAR = 0.25
@@ -58,7 +58,8 @@ def scaled(module: Module) -> tuple[float, tuple[str, ...]] | None:
         return None
     known = multiples(module)
     # Where rounding takes most of the update, what is left of it tells little.
-    faint = expected(module) < KEPT
+    kept = expected(module)
+    faint = kept < KEPT
     likely = sorted({v for v in known.values() if faint or abs(v - coefficient) <= NEAR * abs(v)}, key=lambda v: abs(v - coefficient))
     for value in likely:
         if abs(value) > ZERO and right(module.measured(module.update.times(value))):
@@ -66,7 +67,7 @@ def scaled(module: Module) -> tuple[float, tuple[str, ...]] | None:
     both, once = twice(module) if faint or coefficient > 1 + NEAR else (0.0, 0.0)
     if both > once and both > MOST:
         return 2.0, ("merged-twice",)
-    value = _unrounded(module, coefficient)
+    value = _unrounded(module, coefficient) if kept < 1 - SAME else coefficient
     if abs(value - 1) <= ZERO or abs(value) <= ZERO:
         return None
     tried = module.measured(module.update.times(value))
@@ -135,8 +136,19 @@ def shift(odd: Sequence[Module], modules: Sequence[Module]) -> tuple[int, list[M
         peers = [(p[1] - place[1], m) for m in modules if (p := _place(m.name)) and p[0] == place[0] and m is not module]
         for step, peer in sorted(peers, key=lambda pair: abs(pair[0])):
             if explains(module, peer.update.alone()):
-                return step, [m for m in odd if (n := neighbour(m, step, modules)) is not None and explains(m, n.update.alone())]
+                return step, [m for m in odd if _is_shifted(m, step, modules)]
     return 0, []
+
+
+def _is_shifted(module: Module, step: int, modules: Sequence[Module]) -> bool:
+    """Whether the update of the layer ``step`` further on is there; past the end, that of any other layer."""
+    other = neighbour(module, step, modules)
+    if other is not None:
+        return explains(module, other.update.alone())
+    place = _place(module.name)
+    return any(
+        explains(module, m.update.alone()) for m in modules if m is not module and place and (p := _place(m.name)) and p[0] == place[0]
+    )
 
 
 def neighbour(module: Module, step: int, modules: Sequence[Module]) -> Module | None:

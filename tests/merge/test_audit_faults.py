@@ -57,6 +57,13 @@ def shifted(base, deltas):
     return planted.merged(base, {n: d for n, d in other.items() if d is not None})
 
 
+def shifted_around(base, deltas):
+    """The last layer gets the update of the first."""
+    next_ = {i: (i + 1) % planted.LAYERS for i in range(planted.LAYERS)}
+    other = {n: deltas[n.replace(f".layers.{i}.", f".layers.{next_[i]}.")] for i in next_ for n in deltas if f".layers.{i}." in n}
+    return planted.merged(base, other)
+
+
 def shifted_back(base, deltas):
     other = {n: deltas.get(n.replace(f".layers.{i}.", f".layers.{i - 2}.")) for i in range(planted.LAYERS) for n in deltas if f".layers.{i}." in n}
     return planted.merged(base, {n: d for n, d in other.items() if d is not None})
@@ -131,6 +138,7 @@ FAULTS = {
     "transposed": ("LD811", transposed, {}),
     "transposed and reshaped": ("LD811", reshaped, {}),
     "shifted-layers": ("LD811", shifted, {}),
+    "shifted-layers around": ("LD811", shifted_around, {}),
     "shifted-layers back": ("LD811", shifted_back, {}),
     "other-adapter": ("LD811", other_adapter, {}),
     "other-adapter elsewhere": ("LD811", other_targets, {}),

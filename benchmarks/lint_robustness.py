@@ -1,8 +1,9 @@
 """Run `lint` over code nobody wrote for it: whole directories, random mutations of real files, and code nested as no one would.
 
-    python benchmarks/lint_robustness.py DIR... [--mutations 2000] [--mutate DIR...] [--deep] [--limit 10] [--processes 2]
+    python benchmarks/lint_robustness.py DIR... [--mutations 2000] [--mutate DIR...] [--deep] [--all-functions] [--limit 10] [--processes 2]
 
-The filter that leaves files without relevant words alone is switched off. Every input is examined in a process of its own
+The filter that leaves files without relevant words alone is switched off; with ``--all-functions`` so is the choice of functions
+to run, and the executor sees all there is. Every input is examined in a process of its own
 kind, so that one which ends its interpreter (a stack overflow in native code) or never returns is counted, named, and the run
 goes on. An input passes when it gets a report, of whatever findings, within the limit of processor time; a crash, a hang, a
 dead process and a report that says the check did not complete (LD002) fail. The exit code is 1 when anything failed.
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -95,6 +97,7 @@ def main() -> int:
     parser.add_argument("--mutate", nargs="+", type=Path, help="where the files to mutate are (default: the directories)")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--deep", action="store_true", help="code nested, long and wide beyond reason")
+    parser.add_argument("--all-functions", action="store_true", help="run those too that nothing a rule looks at begins in")
     parser.add_argument("--limit", type=float, default=10.0, help="seconds of processor time that a file may take")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--every", type=int, default=1, help="take only every nth file")
@@ -103,7 +106,7 @@ def main() -> int:
     tally = Tally(options.limit)
     begin = time.perf_counter()
     with suppress(KeyboardInterrupt):  # the sums so far
-        run(inputs(options), tally, options.processes)
+        run(inputs(options), tally, options.processes, everything=options.all_functions)
     report(tally, time.perf_counter() - begin)
     if options.json:
         totals = {"inputs": tally.inputs, "bytes": tally.size, "seconds": tally.seconds, "codes": tally.codes, "failures": tally.failures}
@@ -190,17 +193,18 @@ class Worker:
 
     process: multiprocessing.process.BaseProcess
     connection: Connection
+    everything: bool = False
     busy: Input | None = None
     since: float = 0.0
 
     @classmethod
-    def start(cls) -> Worker:
+    def start(cls, *, everything: bool) -> Worker:
         """A new process, which knows nothing of the inputs before."""
         ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs,), daemon=True)
+        process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, everything), daemon=True)
         process.start()
         theirs.close()
-        return cls(process, ours)
+        return cls(process, ours, everything)
 
     def take(self, one: Input) -> None:
         """Hand it an input."""
@@ -214,8 +218,8 @@ class Worker:
         self.connection.close()
 
 
-def run(pending: Iterator[Input], tally: Tally, processes: int) -> None:
-    workers = [Worker.start() for _ in range(processes)]
+def run(pending: Iterator[Input], tally: Tally, processes: int, *, everything: bool = False) -> None:
+    workers = [Worker.start(everything=everything) for _ in range(processes)]
     try:
         while True:
             for worker in workers:
@@ -251,10 +255,14 @@ def finish(worker: Worker, tally: Tally, workers: list[Worker]) -> None:
     if outcome.crash and not outcome.size:
         workers.remove(worker)
         worker.stop()
-        workers.append(Worker.start())
+        workers.append(Worker.start(everything=worker.everything))
 
 
-def work(connection: Connection) -> None:
+# Looking for cycles takes longer than most files, the more so the more modules are remembered.
+INPUTS_A_COLLECTION = 25
+
+
+def work(connection: Connection, everything: bool = False) -> None:
     """Examine what comes in, until the other side is gone."""
     import gc
     import resource
@@ -262,11 +270,13 @@ def work(connection: Connection) -> None:
     from loradoctor.lint.pipeline import Pipeline
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    if everything:
+        without_economies()
     gc.disable()
     pipeline = Pipeline()
     pipeline.examine("a.py", b"import peft\n")  # imports what there is to import
     gc.freeze()
-    while True:
+    for number in count(1):
         try:
             one = connection.recv()
         except EOFError:
@@ -283,7 +293,17 @@ def work(connection: Connection) -> None:
         codes = tuple((d.code, d.message + place(d.code, d.location.span)) for d in found if d.code.startswith("LD0"))
         connection.send(Outcome(max(1, len(data)), seconds, codes, len(found) - len(codes)))
         del found
-        gc.collect()
+        if number % INPUTS_A_COLLECTION == 0:
+            gc.collect()
+
+
+def without_economies() -> None:
+    """Let the executor run every function, in this process."""
+    from loradoctor.lint import prune
+    from loradoctor.lint.flow.machine import Machine
+
+    prune.worth_starting = lambda *_: True
+    Machine.worth_entering = lambda *_: True  # type: ignore[method-assign]
 
 
 def place(code: str, span: object) -> str:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from . import layers as layer_check
+from . import lora_update
 from . import merged as merging
-from . import update as updates
 from .cause import Fault
 from .compare import Update
 from .isolated import reads_base_weights
@@ -23,6 +23,7 @@ from .prepared import Prepared
 from .sides import Names, Side
 from .units import plain
 from .untouched import Kept, compare
+from .update import LowRank
 
 
 @dataclass
@@ -99,12 +100,12 @@ def make(prepared: Prepared, names: Names, ours: Side, theirs: Side, tally: Tall
 
 def _product(layer: nn.Module, own: str, plan: Plan, proven: dict[Any, bool]) -> Update | None:
     """The update of a LoRA or DoRA layer; PEFT's own words are asked for once per kind of layer."""
-    low = updates.low_rank(layer)
+    low = lora_update.low_rank(layer)
     if low is None:
-        return updates.dora(layer, lambda: _base(layer, own, plan))
+        return lora_update.dora(layer, lambda: _base(layer, own, plan))
     kind = (type(layer), getattr(layer, "fan_in_fan_out", False))
     if kind not in proven:
-        proven[kind] = updates.proven(layer, low)
+        proven[kind] = lora_update.proven(layer, low)
     return low if proven[kind] else None
 
 
@@ -136,7 +137,7 @@ def _modules(layer: nn.Module, own: str, update: Update, plan: Plan, config: Any
         if name != own and compare(base, merged, vocabulary=False).how in ("same", "cast"):
             continue
         original = base
-        if isinstance(update, updates.LowRank) and is_resized(name, base, merged, plan):
+        if isinstance(update, LowRank) and is_resized(name, base, merged, plan):
             rows = min(len(merged), len(base))
             merged, original, update = merged[:rows], base[:rows], update.first(rows)
             tally.explained["resized"] += 1

@@ -77,6 +77,8 @@ def examine(checkpoint: Checkpoint, options: CheckOptions) -> Evidence:
         return Evidence(base=found, checks=_not_run(checkpoint, options, str(error)), named=named)
     if "device_error" in answer:
         raise TargetError(f"`--device {options.device}`: {answer['device_error']}")
+    if options.merged and answer.get("audit", {}).get("base_missing"):
+        raise TargetError(f"`--merged` needs the weights of the base: {answer['audit']['reason']}")
     return evidence(checkpoint, options, str(answer.get("base", found)), answer, named)
 
 

@@ -18,7 +18,7 @@ from . import directory as directories
 from .audit_plan import Plan, Tally
 from .cause import Fault
 from .load import ADAPTER
-from .prepared import Prepared
+from .prepared import Prepared, quantization
 from .sides import Names, put_together, side
 from .weights import WeightsError
 
@@ -34,10 +34,11 @@ EXAMPLES = 5
 def audit(prepared: Prepared, merged_directory: str | Path, progress: Progress) -> dict[str, Any]:
     """Hold the model in ``merged_directory`` against the base and adapter of ``prepared``.
 
-    ``status`` is ``passed``, ``failed`` or ``not-run`` (``reason`` says why); ``faults`` are one per cause: ``cause``, ``count``,
-    ``examples`` and ``files`` (both of stored tensors), ``coefficient``, ``residual``, ``detail``. ``tensors``, ``touched`` and
-    ``bytes`` (of both models) say how much was compared, ``explained`` how many tensors differ for a good reason. ``lost`` is
-    ‖M-T‖/‖Δ‖ of all modules, ``worst`` that of the worst, ``effect`` ‖Δ‖/‖W‖, ``coefficient`` the pooled ŝ.
+    ``status`` is ``passed``, ``failed`` or ``not-run``: ``reason`` says why, ``base_missing`` whether for want of the base's weights.
+    ``faults`` are one per cause: ``cause``, ``count``, ``examples`` and ``files`` (both of stored tensors), ``coefficient``,
+    ``residual``, ``detail``. ``tensors``, ``touched`` and ``bytes`` (of both models) say how much was compared, ``explained`` how many
+    tensors differ for a good reason. ``lost`` is ‖M-T‖/‖Δ‖ of all modules, ``worst`` that of the worst, ``effect`` ‖Δ‖/‖W‖,
+    ``coefficient`` the pooled ŝ.
     """
     directory = Path(merged_directory)
     # The merged copy of a pipeline may be the pipeline or the part that was adapted.
@@ -49,7 +50,8 @@ def audit(prepared: Prepared, merged_directory: str | Path, progress: Progress) 
     if found.cause:
         return _failed([Fault(found.cause, [], detail={"reason": found.reason})], found)
     if reason := _obstacle(prepared):
-        return {"status": "not-run", "reason": reason, "faults": []}
+        missing = bool(prepared.weights_error) and quantization(prepared.base) is None
+        return {"status": "not-run", "reason": reason, "faults": [], "base_missing": missing}
     try:
         return _audit(prepared, found, progress)
     except WeightsError as error:
@@ -61,8 +63,12 @@ def _obstacle(prepared: Prepared) -> str:
         return prepared.weights_error
     if prepared.model is None:
         return "PEFT does not load the adapter onto this base"
-    if prepared.model.peft_config[ADAPTER].is_prompt_learning:
+    config = prepared.model.peft_config[ADAPTER]
+    if config.is_prompt_learning:
         return "prompt learning adds inputs, not weights: there is nothing to merge"
+    init = str(prepared.raw.get("init_lora_weights")).lower()
+    if init.startswith("pissa_niter"):
+        return f"`{init}` is a randomised decomposition that PEFT repeats at every load: there is no one right merge"
     return ""
 
 

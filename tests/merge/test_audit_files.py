@@ -278,6 +278,20 @@ def test_a_base_that_cannot_be_had_is_refused(in_process, trio, right, tmp_path)
         check_many([str(lost)], CheckOptions(merged=str(right)))
 
 
+def test_a_base_without_weights_is_refused(in_process, trio, right, tmp_path):
+    shutil.copytree(trio[0], tmp_path / "config-only", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(TargetError, match="`--merged` needs the weights of the base"):
+        check_many([str(trio[1])], CheckOptions(base=str(tmp_path / "config-only"), merged=str(right), merge=False))
+
+
+def test_a_randomised_initialisation_has_no_right_merge(in_process, trio, tmp_path):
+    base = tmp_path / "base"
+    adapter = zoo.adapter(tmp_path / "a", zoo.llama(base), zoo.lora(init_lora_weights="pissa_niter_4"), base=base)
+    entry, found = audited(adapter, base)
+    assert (entry.status, [d.code for d in found if d.code != "LD807"]) == ("not-run", [])
+    assert "randomised" in entry.reason
+
+
 def test_several_adapters_are_refused(in_process, trio, right, tmp_path):
     shutil.copytree(trio[1], tmp_path / "again")
     with pytest.raises(TargetError, match="one adapter, and 2"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from loradoctor.diagnostic import Diagnostic, Finding, Location
@@ -87,19 +87,23 @@ def apply(source: Source, found: Iterable[Diagnostic], enabled: Callable[[str], 
     suppressions, malformed = read(source)
     kept = list(found)
     before = len(kept)
-    kept = [d for d in kept if not _silenced(d, suppressions)]
+    named: dict[str, list[Suppression]] = {}
+    for suppression in suppressions:
+        for alias in suppression.aliases:
+            named.setdefault(alias, []).append(suppression)
+    kept = [d for d in kept if not _silenced(d, named)]
     silenced = before - len(kept)
     if enabled(unused_suppression.code):
         unused = [*malformed, *(_unused(s) for s in suppressions if not s.used and _looked_for(s, enabled))]
         stamped = [stamp(unused_suppression, finding, source.path) for finding in unused]
-        reported = [d for d in stamped if not _silenced(d, suppressions)]
+        reported = [d for d in stamped if not _silenced(d, named)]
         silenced += len(stamped) - len(reported)
         kept += reported
     return kept, silenced
 
 
-def _silenced(found: Diagnostic, suppressions: list[Suppression]) -> bool:
-    used = [s for s in suppressions if s.silences(found)]
+def _silenced(found: Diagnostic, named: Mapping[str, list[Suppression]]) -> bool:
+    used = [s for alias in (found.code, found.name) for s in named.get(alias, ()) if s.silences(found)]
     for suppression in used:
         suppression.used = True
     return bool(used)

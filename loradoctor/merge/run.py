@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,13 +19,10 @@ from loradoctor.config import Settings
 from loradoctor.diagnostic import Report, Severity
 from loradoctor.merge.audit import NAME as AUDIT
 from loradoctor.merge.outcome import MERGED, REFUSED, STOPPED, Outcome
+from loradoctor.merge.place import left_behind, partial, recover, settle
 from loradoctor.merge.progress import Watch
 from loradoctor.oracle.client import BadInterpreter, BaseUnavailable, TorchSideFailed, TorchSideMissing, ask
 from loradoctor.registry import family
-
-_PARTIAL = ".partial-"
-_REPLACED = ".replaced-"
-_KEY = re.compile(r"[0-9a-f]{12}")
 
 
 class Interrupted(Exception):
@@ -68,7 +62,7 @@ def merge(adapters: Sequence[str], options: MergeOptions, watch: Watch = lambda 
     if any(weight == 0 or not math.isfinite(weight) for weight in options.weights):
         raise TargetError("a weight of 0 merges nothing, and neither does one that is not finite")
     output = Path(options.output).absolute()
-    _recover(output)
+    recover(output)
     _free(output, [place.directory for place in found], options)
     report = Report.join(check_place(place, _checking(options, "none")) for place in found)
     if errors := report.at_least(Severity.ERROR):
@@ -82,7 +76,7 @@ def merge(adapters: Sequence[str], options: MergeOptions, watch: Watch = lambda 
                 return Outcome(adapters, options.output, REFUSED, adapter)
             return _merged(adapters, checkpoints, adapter, base, output, options, watch)
     except KeyboardInterrupt:
-        raise Interrupted(_left(output)) from None
+        raise Interrupted(left_behind(output)) from None
 
 
 def _place(adapter: str, options: MergeOptions) -> Place:
@@ -193,11 +187,11 @@ def _merged(
     try:
         answer = _ask(request, options, watch)
     except TorchSideFailed as error:
-        return Outcome(adapters, options.output, STOPPED, f"the torch side {error}", partial=_shown(output))
+        return Outcome(adapters, options.output, STOPPED, f"the torch side {error}", partial=partial(output))
     if "refused" in answer:
         return Outcome(adapters, options.output, REFUSED, str(answer["refused"]))
     if "stopped" in answer:
-        return Outcome(adapters, options.output, STOPPED, str(answer["stopped"]), partial=_shown(output))
+        return Outcome(adapters, options.output, STOPPED, str(answer["stopped"]), partial=partial(output))
     if "evidence" in answer:
         report = _judged(checkpoint, answer, base, options)
         reason = "" if report.diagnostics else "merging does not keep what the adapter does"
@@ -205,8 +199,8 @@ def _merged(
     report = _judged(checkpoint, answer, base, replace(options, output=str(answer["directory"])), audited=True)
     if failed := next((c for c in report.checks if c.name == AUDIT and c.status not in ("passed", "vacuous")), None):
         reason = f"the audit of what was written {'failed' if failed.status == 'failed' else 'could not be done'}: {failed.reason}"
-        return Outcome(adapters, options.output, STOPPED, reason, report, partial=_shown(output))
-    _settle(Path(answer["directory"]), output)
+        return Outcome(adapters, options.output, STOPPED, reason, report, partial=partial(output))
+    settle(Path(answer["directory"]), output)
     return Outcome(adapters, options.output, MERGED, report=report, facts=dict(answer["written"]))
 
 
@@ -219,49 +213,3 @@ def _judged(checkpoint: Checkpoint, answer: Mapping[str, Any], base: str, option
     raised = engine.run([*family("checkpoint"), *family("merge")], checkpoint.with_evidence(found), checkpoint.path)
     errors = [d for d in raised if d.severity is Severity.ERROR]
     return Report(checks=tuple(c for c in found.checks if c.name == AUDIT)).with_diagnostics(errors)
-
-
-def _settle(directory: Path, output: Path) -> None:
-    """Give the finished ``directory`` the name ``output``; what had it before goes once the new one stands. Raises OSError."""
-    old = output.with_name(output.name + _REPLACED + directory.name.rpartition("-")[2])
-    if output.is_dir() and not any(output.iterdir()):
-        output.rmdir()
-    if output.exists():
-        output.rename(old)
-    directory.rename(output)
-    with contextlib.suppress(OSError):  # not every file system lets a directory be forced
-        descriptor = os.open(output.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    directory.with_name(f"{directory.name}.journal").unlink(missing_ok=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(output: Path) -> None:
-    """Undo a replacement that was cut off between its two renames, and clear away what one left behind."""
-    for old in _beside(output, _REPLACED):
-        if output.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(output)
-
-
-def _shown(output: Path) -> str:
-    return next((str(path) for path in _beside(output, _PARTIAL)), "")
-
-
-def _beside(output: Path, kind: str) -> list[Path]:
-    """Directories that runs for ``output`` have left."""
-    if not output.parent.is_dir():
-        return []
-    names = (path for path in output.parent.iterdir() if path.name.startswith(output.name + kind) and path.is_dir())
-    return sorted(path for path in names if _KEY.fullmatch(path.name.removeprefix(output.name + kind)))
-
-
-def _left(output: Path) -> str:
-    partial = _shown(output)
-    if not partial:
-        return "interrupted; nothing was written"
-    return f"interrupted; what is done by now is kept in `{partial}`, and the same command goes on from there"

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import ctypes
 import errno
 import os
 import re
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import layers as layer_check
-from . import merge as proof
 from .audit import audit
 from .carry import carry, has_tokenizer
+from .count import Count
 from .journal import Busy, Journal
+from .making import Merging, Refused
+from .merge_evidence import evidence_against, told
 from .prepared import prepare
-from .stream_merge import Merging, Refused, ready
-from .units import bystanders_of
+from .stream_merge import ready
 
 SLACK = 64 * 2**20
 """bytes that are left free"""
@@ -31,9 +29,6 @@ PARTIAL = ".partial-"
 _KEY = re.compile(r"[0-9a-f]{12}")
 M_MMAP_THRESHOLD, LARGE = -3, 2**20
 """of malloc.h, and bytes"""
-_EVERY = 0.2
-"""seconds between two reports of bytes"""
-
 Progress = Callable[..., None]
 
 
@@ -51,7 +46,7 @@ def merge(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             merging = ready(request, scratch, progress)
         except Refused as why:
             return {"refused": str(why)}
-        if evidence := _evidence(merging, progress):
+        if evidence := evidence_against(merging, progress):
             return evidence
         try:
             merging.rehearse(progress)
@@ -78,7 +73,7 @@ def _written(request: dict[str, Any], merging: Merging, output: Path, scratch: P
             journal.forget()
             directory.mkdir()
         kept = sum(t.nbytes for n, t in enumerate(plan.tasks) if n in journal.done)
-        count = _Count(progress, plan.nbytes)
+        count = Count(progress, plan.nbytes)
         writer = merging.write(directory, journal, count.advance, count.say)
         count.end("writing the tokenizer and the configs")
         try:
@@ -102,7 +97,7 @@ def _written(request: dict[str, Any], merging: Merging, output: Path, scratch: P
         "carried": carried,
         "dtype": str(merging.model.config.dtype).removeprefix("torch."),
     }
-    return {**_told(merging), "directory": str(directory), "audit": audited, "written": facts}
+    return {**told(merging), "directory": str(directory), "audit": audited, "written": facts}
 
 
 def _audited(request: dict[str, Any], merging: Merging, directory: Path, progress: Progress) -> dict[str, Any]:
@@ -188,80 +183,8 @@ def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
 
 
-def _evidence(merging: Merging, progress: Progress) -> dict[str, Any] | None:
-    """What stands in the way of merging, as `examine` would tell it; None when nothing does."""
-    prepared, outcome, told = merging.prepared, merging.prepared.outcome, _told(merging)
-    if outcome.missing or outcome.unexpected or outcome.mismatched:
-        return {**told, "evidence": True, "merge": []}
-    sample = copy.copy(prepared)
-    sample.__dict__["groups"] = list(_one_of_each(merging))
-    found = proof.examine(sample, progress)
-    stands = any(record["status"] not in ("equal", "not-run") or record.get("overflow") for record in found)
-    return {**told, "evidence": True, "merge": found} if stands else None
-
-
-def _told(merging: Merging) -> dict[str, Any]:
-    """What `examine` tells of base and adapter, as far as it is known here."""
-    return {
-        "class": merging.prepared.base.class_name,
-        "modules": [name for name, _ in merging.model.named_modules() if name],
-        "loads": merging.prepared.outcome.as_json(),
-        "quantization": None,
-    }
-
-
-def _one_of_each(merging: Merging) -> Iterator[list[str]]:
-    """Whether merging is right depends on kinds of layers, not on their values: one group of each kind."""
-    prepared, seen = merging.prepared, set()
-    for group in prepared.groups:
-        shared = bool(bystanders_of(group, prepared.adapted, prepared.users)) or len(group) > 1
-        kind = tuple(_kind(prepared.adapted[name]) for name in group)
-        if (kind, shared) not in seen:
-            seen.add((kind, shared))
-            yield group
-
-
-def _kind(layer: Any) -> tuple[Any, ...]:
-    base = layer_check.base_of(layer)
-    shapes = tuple((name, tuple(p.shape), str(p.dtype)) for name, p in base.named_parameters())
-    return type(base).__name__, tuple(type(module).__name__ for module in layer.modules()), shapes
-
-
 def _give_memory_back() -> None:
     """Have large blocks of memory returned as soon as they are freed."""
     # glibc keeps what it believes will be wanted again, and in several threads that grows: 1.3 GB for a merge that needs 0.1.
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
-
-
-class _Count:
-    """Turns bytes into reports, a few a second, from whichever thread they come."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total = progress, total
-        self._done, self._text, self._last = 0, "writing", 0.0
-        self._turn = threading.Lock()
-
-    def advance(self, count: int) -> None:
-        """``count`` more bytes are dealt with."""
-        with self._turn:
-            self._done += count
-            self._report()
-
-    def say(self, text: str) -> None:
-        """What is being done now."""
-        with self._turn:
-            self._text = text
-            self._report()
-
-    def end(self, text: str) -> None:
-        """Everything is dealt with, and ``text`` is next."""
-        with self._turn:
-            self._text, self._last = text, 0.0
-            self._report()
-
-    def _report(self) -> None:
-        now = time.monotonic()
-        if now - self._last >= _EVERY:
-            self._last = now
-            self._progress(self._text, done=min(self._done, self._total), of=self._total)

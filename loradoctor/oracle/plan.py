@@ -11,20 +11,11 @@ from pathlib import Path
 import torch
 
 from .loading import Loading
+from .offsets import File, Place, laid_out
 from .saving import Output, Shard
 
 _HEADER_LIMIT = 200 * 2**20
 """bytes of a safetensors header, what the library itself accepts twice over"""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where one output belongs: the shard's number, and the first byte in its file."""
-
-    output: Output
-    shard: int
-    start: int
-    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +59,6 @@ Task = Copy | Cast | Make
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """A shard's bytes before the first tensor, and its whole length."""
-
-    name: str
-    header: bytes
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that is to be written, in the order of the files."""
 
@@ -95,7 +77,7 @@ def plan(shards: Sequence[Shard], loading: Loading, changed: Iterable[Sequence[s
     ``changed``: groups of parameters that merging computes together or that the adapter's file replaces. ``aliases``: every
     name of a tied parameter, by each of them. Raises :class:`~.weights.WeightsError` for a file that cannot be read.
     """
-    files, places = _laid_out(shards)
+    files, places = laid_out(shards)
     groups = _Groups()
     for names in changed:
         groups.join(names)
@@ -225,35 +207,3 @@ def spans(path: Path) -> dict[str, tuple[int, int]]:
         for name, entry in header.items()
         if name != "__metadata__"
     }
-
-
-def _laid_out(shards: Sequence[Shard]) -> tuple[tuple[File, ...], list[Place]]:
-    files: list[File] = []
-    places: list[Place] = []
-    codes = _dtype_codes({output.dtype for shard in shards for output in shard.outputs})
-    for number, shard in enumerate(shards):
-        # As safetensors itself: by dtype, then by name.
-        ordered = sorted(shard.outputs, key=lambda o: (list(codes).index(o.dtype), o.name))
-        header: dict[str, object] = {"__metadata__": dict(shard.metadata)} if shard.metadata else {}
-        ends: list[tuple[Output, int, int]] = []
-        position = 0
-        for output in ordered:
-            nbytes = math.prod(output.shape) * output.dtype.itemsize
-            header[output.name] = {"dtype": codes[output.dtype], "shape": list(output.shape), "data_offsets": [position, position + nbytes]}
-            ends.append((output, position, nbytes))
-            position += nbytes
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        begin = 8 + len(text)
-        files.append(File(shard.file, len(text).to_bytes(8, "little") + text, begin + position))
-        places += [Place(output, number, begin + start, nbytes) for output, start, nbytes in ends]
-    return tuple(files), places
-
-
-def _dtype_codes(dtypes: Iterable[torch.dtype]) -> dict[torch.dtype, str]:
-    """Every dtype's name in a header, in the order in which the installed safetensors stores them."""
-    from safetensors.torch import save
-
-    data = save({str(dtype): torch.empty(0, dtype=dtype) for dtype in dtypes})
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return {getattr(torch, name.removeprefix("torch.")): entry["dtype"] for name, entry in header.items() if name != "__metadata__"}

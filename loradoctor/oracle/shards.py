@@ -18,7 +18,7 @@ CHUNK = 4 * 2**20
 """bytes that are read, hashed and written at a time: they stay in the cache"""
 SAFE = 256 * 2**20
 """bytes after which what is written is forced to disk and journalled"""
-AHEAD = 2
+AHEAD = 1
 """computed tasks that may wait for the disk"""
 
 PART = ".part"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -52,8 +51,11 @@ class Project:
         if not importer or importer == "-" or is_harmless(dotted):
             return None
         own = importer == self.path
-        for candidate, rest in self._candidates(dotted, Path(importer)):
-            found = self._unit(str(candidate), settings=own and _SETTINGS(candidate.stem) is not None)
+        for candidate, stem, rest in _places(dotted, str(Path(importer).parent)):
+            self.consulted.add(candidate)
+            if not _is_file(candidate):
+                continue
+            found = self._unit(candidate, settings=own and _SETTINGS(stem) is not None)
             if found is not None:
                 return found, rest
         return None
@@ -78,22 +80,21 @@ class Project:
             self.units[path] = found
         return found
 
-    def _candidates(self, dotted: str, importer: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-        """Files the import may mean, the most specific first."""
-        dots = len(dotted) - len(dotted.lstrip("."))
-        parts = tuple(p for p in dotted.lstrip(".").split(".") if p)
-        if dots:
-            here = importer.parent
-            roots = [here if dots == 1 else here.joinpath(*[".."] * (dots - 1))]
-        else:
-            roots = list(_roots(str(importer.parent)))
-        for root in roots:
-            for length in range(len(parts), 0, -1):
-                place = root.joinpath(*parts[:length])
-                for candidate in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
-                    self.consulted.add(str(candidate))
-                    if _is_file(str(candidate)):
-                        yield candidate, parts[length:]
+
+@lru_cache(maxsize=16384)
+def _places(dotted: str, directory: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """Files that an import in a directory may mean, the most specific first: path, stem, and the names to look up in it."""
+    dots = len(dotted) - len(dotted.lstrip("."))
+    parts = tuple(p for p in dotted.lstrip(".").split(".") if p)
+    here = Path(directory)
+    roots = list(_roots(directory)) if not dots else [here if dots == 1 else here.joinpath(*[".."] * (dots - 1))]
+    found: list[tuple[str, str, tuple[str, ...]]] = []
+    for root in roots:
+        for length in range(len(parts), 0, -1):
+            place = root.joinpath(*parts[:length])
+            module = place.with_name(f"{place.name}.py")
+            found += [(str(module), module.stem, parts[length:]), (str(place / "__init__.py"), "__init__", parts[length:])]
+    return tuple(found)
 
 
 @lru_cache(maxsize=4096)

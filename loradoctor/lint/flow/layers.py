@@ -42,7 +42,7 @@ class Layer(Generic[K, V]):
         self.own: dict[K, V] = {}
         self.seen = seen
         self.reads = reads
-        self.forgot: list[str] = []
+        self.forgot: dict[str, None] = {}
 
     def copy(self) -> Layer[K, V]:
         """Another one with the same changes."""
@@ -157,7 +157,13 @@ class Layer(Generic[K, V]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Layer) or other.base is not self.base:
             return self.whole() == (other.whole() if isinstance(other, Layer) else other)
-        return all(self.get(key) == other.get(key) for key in {**self.own, **other.own})
+        mine, others = self.own, other.own
+        if mine.keys() == others.keys():
+            return mine == others
+        if any(self.get(key) != other.get(key) for key in mine.keys() ^ others.keys()):
+            return False
+        common = mine.keys() & others.keys()
+        return list(map(mine.get, common)) == list(map(others.get, common))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -165,7 +171,7 @@ class Layer(Generic[K, V]):
 
     def forget(self: Layer[str, bool], name: str, *, said: bool) -> None:
         """Remove what is ``said`` about a name, whatever that is: to be done again wherever the changes are made again."""
-        self.forgot.append(name)
+        self.forgot[name] = None
         if said:
             self.own.update(dict.fromkeys([key for key in self.merged() if name in key], GONE))
 

@@ -27,6 +27,11 @@ Ends = tuple[list[tuple[Any, State]], ...]
 
 KEPT = 24
 """How many records of one statement are kept: paths that are followed side by side are at most twelve, most of them alike."""
+CALLED, ALONE = 6, 2
+"""How many records of a statement may be made in vain, in what a script does and in a function that is run by itself.
+
+There, with arguments nothing is known of, hardly two paths agree. Every record that is used again makes up for one in vain.
+"""
 NESTED = 6
 """How many records are made at once: one of a call, and those of the statements in the function."""
 
@@ -62,7 +67,7 @@ class _Changes:
     heap: dict[Oid, Facts]
     attrs: dict[tuple[Oid, str], Value]
     conds: dict[str, bool]
-    forgot: list[str]
+    forgot: dict[str, None]
 
 
 def look(machine: Machine, node: ir.Node, state: State, scope: int, *, several: bool) -> Record | list[Record] | None:
@@ -89,7 +94,9 @@ def look(machine: Machine, node: ir.Node, state: State, scope: int, *, several: 
         if not several and not machine.loop_depth:  # most statements of most scripts are run once
             return None
     worth = machine.worth
-    value = worth.get(node.uid, 6)
+    value = worth.get(node.uid)
+    if value is None:
+        value = ALONE if machine.uncalled else CALLED
     if value < 0:
         return None
     for record in records:

@@ -36,11 +36,11 @@ class Run:
 
     def mentions(self, name: str) -> bool:
         """Whether any path ever remembered a condition with this name in it."""
-        since = self._seen.get(name, 0)
-        if since < 0:
-            return True
+        since, now = self._seen.get(name, 0), len(self._asked)
+        if since < 0 or since == now:
+            return since < 0
         found = any(name in condition for condition in self._asked[since:])
-        self._seen[name] = -1 if found else len(self._asked)
+        self._seen[name] = -1 if found else now
         return found
 
     def has_models(self, names: Iterable[str]) -> bool:
@@ -221,7 +221,8 @@ def _join_alike(states: Sequence[State]) -> list[State]:
         if twin is None:
             joined.append((state, signature))
             continue
-        for oid in state.heap if changed is None else changed[0]:
+        oids = changed[0] if changed is not None else state.heap if state.heap.keys() - twin.heap.keys() else ()
+        for oid in oids:
             facts = state.heap.get(oid)
             if facts is not None:
                 twin.heap.setdefault(oid, facts)

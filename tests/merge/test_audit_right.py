@@ -226,6 +226,7 @@ def test_prompt_learning_is_not_run(in_process, base, tmp_path):
     assert "nothing to merge" in entry.reason
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers fuses experts from release 5 on")
 def test_a_base_of_experts(in_process, tmp_path):
     config = transformers.MixtralConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=64,

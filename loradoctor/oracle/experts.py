@@ -75,10 +75,6 @@ class ExpertCopy:
         assert isinstance(result, torch.Tensor)  # noqa: S101 -- a Reader's
         return result
 
-    def merge(self) -> None:
-        """PEFT's merge into the part."""
-        self.layer.merge()
-
     @property
     def weight(self) -> torch.Tensor:
         """The part of the parameter as it is now."""

@@ -5,7 +5,6 @@ Used by the child process on one module of the base at a time, and by ``loradoct
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from . import experts
+from .anatomy import Refused, base_of, base_parameters, copies, merge, merges, method, unloaded
 from .inputs import CannotProbe, probe
 from .parts import Copy, Cut, cut, token_ids
 from .quantized import Format
@@ -34,10 +34,6 @@ SINGLE_PRECISION = frozenset({"ADAMSS", "C3A", "DEFT"})
 
 # peft/tuners/frod/layer.py, get_delta_weight: three products in the dtype of the base.
 COARSE = frozenset({"FROD"})
-
-REFUSALS = (NotImplementedError, RuntimeError, ValueError, AttributeError, TypeError)
-"""what PEFT raises for a layer that it does not merge"""
-
 
 @dataclass
 class Merge:
@@ -127,8 +123,8 @@ def _examine(
                 return [_by_experts(name, w, sources.get(w.parameter_name, experts.whole(w)), device) for w in inside]
             if rows := cut(layer, multiple=kept.rows if kept else 1):
                 return [_by_rows(name, rows, device, kept)]
-        except REFUSALS as error:
-            return [_refusal(name, error, named=True)]
+        except Refused as why:
+            return [_refusal(name, why, named=True)]
     return _whole(layers, device, kept)
 
 
@@ -140,10 +136,10 @@ def _by_rows(name: str, cut: Cut, device: torch.device | str, kept: Format | Non
         inputs = vectors or (token_ids(cut, rows).to(device)[None],)
         exact.take(rows)
         unmerged = exact.layer(*inputs)
-        exact.layer.merge()
+        merge(exact.layer)
         outputs.compare(unmerged, base_of(exact.layer)(*inputs))
         stored.take(rows)
-        stored.layer.merge()
+        merge(stored.layer)
         original = cut.of(cut.weight, rows).to(device)
         slack = cut.slack(rows)
         found = kept.requantised(stored.weight) if kept and cut.kind == "linear" else stored.weight
@@ -164,10 +160,10 @@ def _by_experts(name: str, wrapper: Any, source: experts.Source, device: torch.d
         dtype = values.dtype
         exact.take(part, values)
         unmerged = exact(inputs)
-        exact.merge()
+        merge(exact.layer)
         outputs.compare(unmerged, exact(inputs))
         stored.take(part, values)
-        stored.merge()
+        merge(stored.layer)
         tally.add(values.to(device), exact.weight, stored.weight)
     result = Merge(f"{name}.{wrapper.parameter_name}", "equal", dtype=_name(dtype))
     outputs.judge(result, "LORA")
@@ -185,8 +181,8 @@ def _whole(layers: Mapping[str, nn.Module], device: torch.device | str, kept: Fo
         for name, layer in made.items():
             try:
                 modules[name] = unloaded(layer)
-            except REFUSALS as error:
-                return [_refusal(n, error, named=n == name) for n in layers]
+            except Refused as why:
+                return [_refusal(n, why, named=n == name) for n in layers]
         if dtype is None:
             found = {name: _values(module) for name, module in modules.items()}
     results = []
@@ -206,73 +202,6 @@ def _whole(layers: Mapping[str, nn.Module], device: torch.device | str, kept: Fo
         results.append(_counted(result, tally, bounded=kept is None))
     _release(modules.values())
     return results
-
-
-def unloaded(layer: nn.Module) -> nn.Module:
-    """The plain module that `merge_and_unload` leaves in the place of ``layer``. Raises what PEFT raises, see :data:`REFUSALS`."""
-    # As BaseTuner._unload_and_optionally_merge treats one layer.
-    if hasattr(layer, "unload_and_optionally_merge_module"):
-        module = layer.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
-        assert isinstance(module, nn.Module)  # noqa: S101 -- PEFT's own promise
-        return module
-    layer.merge()
-    return base_of(layer)
-
-
-def base_of(layer: nn.Module) -> nn.Module:
-    """The module of the base model that ``layer`` adapts."""
-    base = layer.get_base_layer()
-    assert isinstance(base, nn.Module)  # noqa: S101 -- PEFT's own promise
-    return base
-
-
-def base_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
-    """What ``layer`` adapts, by the names in its module: all its parameters, or those that `target_parameters` names."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    base = base_of(layer)
-    parameters = dict(base.named_parameters())
-    if experts.is_wrapper(layer):
-        return {w.parameter_name: parameters[w.parameter_name] for w in experts.wrappers(layer)}
-    # An attention module is adapted inside as well: its output projection is a layer of PEFT's by itself.
-    inside = [f"{name}." for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
-    return {
-        name.replace(".base_layer.", "."): parameter
-        for name, parameter in parameters.items()
-        if not any(name.startswith(outer) and not name.startswith(f"{outer}base_layer.") for outer in inside)
-    }
-
-
-def method(layer: nn.Module) -> str:
-    """PEFT's name of the method, from the package that defines the layer: ``LORA``, ``OFT`` ..."""
-    parts = type(layer).__module__.split(".")
-    return parts[parts.index("tuners") + 1].upper() if "tuners" in parts else ""
-
-
-def merges(layer: nn.Module) -> bool:
-    """Whether layers of this class merge at all."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return isinstance(layer, BaseTunerLayer) and type(layer).merge is not BaseTunerLayer.merge
-
-
-def copies(
-    layers: Mapping[str, nn.Module], dtype: torch.dtype | None, device: torch.device | str = "cpu"
-) -> dict[str, nn.Module]:
-    """Copies on ``device`` for evaluation, in ``dtype`` unless it is None."""
-    # The base's parameters are made in the new dtype at once; one deepcopy call, so that what layers share is shared by the copies.
-    kept: dict[int, Any] = {}
-    for layer in layers.values():
-        for p in base_of(layer).parameters():
-            if id(p) not in kept and p.dtype.is_floating_point:
-                kept[id(p)] = nn.Parameter(p.data.to(device, dtype or p.dtype, copy=True), requires_grad=False)
-    made = copy.deepcopy(dict(layers), kept)
-    for layer in made.values():
-        layer.eval()
-        layer.to(device, dtype)
-        for parameter in layer.parameters():
-            parameter.requires_grad_(requires_grad=False)
-    return made
 
 
 def _left_alone(before: torch.Tensor, after: torch.Tensor) -> bool:
@@ -320,8 +249,6 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _refusal(name: str, error: BaseException, *, named: bool) -> Merge:
-    text = str(error).strip().split("\n")[0]
-    status = "unmergeable" if isinstance(error, NotImplementedError) else "refused"
-    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return Merge(name, status, reason if named else f"it shares its weight with a module that refuses: {reason}")
+def _refusal(name: str, why: Refused, *, named: bool) -> Merge:
+    status = "unmergeable" if why.by_design else "refused"
+    return Merge(name, status, str(why) if named else f"it shares its weight with a module that refuses: {why}")

@@ -18,7 +18,7 @@ from .device import CPU
 from .isolated import needs_all_layers, peft_type, reads_base_weights, rebuild
 from .load import ADAPTER
 from .prepared import Prepared, quantization
-from .quantized import EightBit, Format, FourBit, format_of
+from .quantized import EightBit, Format, FourBit, format_of, present
 from .units import (
     NoWeight,
     bystanders_of,
@@ -65,6 +65,8 @@ def on_quantized(prepared: Prepared, request: dict[str, Any], progress: Progress
         weights.adopt(prepared.base.model)
     except WeightsError as why:
         return replace(prepared, weights_error=f"the base's weights cannot be had: {why}")
+    if not present(weights):
+        return replace(prepared, weights_error=f"the base declares that it is quantized ({name}), and none of its weights is")
     return replace(prepared, weights=weights, weights_error="")
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from . import experts
 from . import layers as layer_check
+from .anatomy import Refused
 from .isolated import needs_all_layers, reads_base_weights, rebuild
 from .load import ADAPTER, FROM_FILE
 from .prepared import Prepared
@@ -62,9 +63,11 @@ def merge(prepared: Prepared, unit: Unit, dtype: torch.dtype | None = None) -> d
             only = set(layer_check.base_parameters(layer)) if experts.is_wrapper(layer) else None
             try:
                 module = layer_check.unloaded(layer)
-            except layer_check.REFUSALS as error:
-                raise NotMergeable(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
-            state = module.state_dict()
+            except Refused as why:
+                raise NotMergeable(str(why)) from why
+            # A buffer of the phantom has no value; what stands for it here is none either.
+            unknown = {key for key, b in layer_check.base_of(adapted[name]).named_buffers() if b.device.type == "meta"}
+            state = {key: tensor for key, tensor in module.state_dict().items() if key not in unknown}
             found.update({f"{plain(name)}.{key}": tensor for key, tensor in state.items() if only is None or key in only})
     for layer in copies.values():
         _let_go(layer)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .anatomy import fill
 from .inputs import tokens
 
 PART = 2**18
@@ -124,6 +125,7 @@ class Copy:
         # Without the weight, which stays where it is; everything else of a LoRA layer is small.
         kept = {id(p): nn.Parameter(p.data.new_empty(0)) for p in cut.layer.get_base_layer().parameters()}
         self.layer: Any = copy.deepcopy(cut.layer, kept)
+        fill(self.layer)
         self.layer.eval().requires_grad_(requires_grad=False).to(device, dtype)
         self._base = self.layer.get_base_layer()
         if cut.kind == "embedding":

@@ -126,6 +126,12 @@ def find(weights: BaseWeights, names: Iterable[str], shape: torch.Size) -> torch
     return None
 
 
+def present(weights: BaseWeights) -> bool:
+    """Whether any tensor is stored in a format that is known here."""
+    marks = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4", ".SCB", "_packed", "_scale", "_scale_inv")
+    return any(name.endswith(marks) for name in weights.names())
+
+
 def format_of(tensor: torch.Tensor) -> Format | None:
     """The format that ``tensor`` was stored in, None for an ordinary one."""
     found: Format | None = getattr(tensor, FORMAT, None)

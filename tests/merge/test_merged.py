@@ -9,7 +9,7 @@ import transformers
 
 from loradoctor.oracle import merged
 from loradoctor.oracle.prepared import prepare, start
-from tests.merge.test_methods import MERGING, build
+from tests.merge.test_methods import MERGING, build, gemma
 from tests.oracle import zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -52,6 +52,15 @@ def test_storage_dtypes_are_merged_as_peft_does(tmp_path, dtype):
     found = merged_state(adapter, tmp_path / "base")
     assert found
     assert all(torch.equal(found[name], after[name]) and found[name].dtype == dtype for name in found)
+
+
+def test_embeddings_that_scale_what_they_give(tmp_path):
+    config = zoo.lora(target_modules=["embed_tokens", "q_proj"])
+    adapter = zoo.adapter(tmp_path / "adapter", gemma(tmp_path / "base"), config, base=tmp_path / "base")
+    after = by_peft(adapter, tmp_path / "base").state_dict()
+    found = merged_state(adapter, tmp_path / "base")
+    assert "model.embed_tokens.weight" in found
+    assert all(torch.equal(found[name], after[name]) for name in found)
 
 
 def test_tied_embeddings_change_together(tmp_path):

@@ -190,6 +190,26 @@ def test_biases_that_merge(examine, tmp_path, fields):
     assert result.check("forward").status == "passed"
 
 
+def gemma(directory):
+    """Its embeddings are multiplied in the layer itself, by a buffer."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    rest = {"head_dim": 8, "vocab_size": 64, "max_position_embeddings": 64, "tie_word_embeddings": False}
+    model = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**sizes, **rest))
+    model.save_pretrained(directory)
+    return model
+
+
+def test_embeddings_that_scale_what_they_give(examine, tmp_path):
+    """PEFT 0.17 does not scale the update as well: there, the merged model really is another one."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapter = zoo.lora(target_modules=["embed_tokens", "q_proj"])
+    result = examine(zoo.adapter(tmp_path / "a", gemma(tmp_path / "base"), adapter, base=tmp_path / "base"), forward=True)
+    expected = "passed" if hasattr(BaseTunerLayer, "_get_embed_scale") else "failed"
+    assert (result.check("merge-equivalence").status, result.check("forward").status) == (expected, expected)
+
+
 def test_a_whole_head_beside_adapted_layers(examine, tmp_path):
     """`modules_to_save` keeps the head's own `dense` from being adapted, although it matches `target_modules`."""
     torch.manual_seed(0)

@@ -119,6 +119,21 @@ def test_a_merge_that_computes_something_else(examine, tmp_path, monkeypatch):
     assert result.only().data["cause"] == "algebra"
 
 
+def test_want_of_memory_is_no_refusal(monkeypatch):
+    import peft
+
+    from loradoctor.oracle import layers
+    from loradoctor.oracle.anatomy import OUT_OF_MEMORY
+
+    def merge(self, **_):
+        raise OUT_OF_MEMORY("CUDA out of memory")
+
+    monkeypatch.setattr(peft.tuners.lora.Linear, "merge", merge)
+    model = peft.get_peft_model(torch.nn.ModuleDict({"layer": torch.nn.Linear(4, 4)}), peft.LoraConfig(target_modules=["layer"]))
+    with pytest.raises(OUT_OF_MEMORY):
+        layers.examine({"layer": model.base_model.model["layer"]})
+
+
 def test_every_module_is_in_the_facts_and_every_kind_in_the_card(examine, tmp_path):
     from loradoctor.report.card import card
     from loradoctor.report.palette import Palette

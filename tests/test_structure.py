@@ -58,8 +58,14 @@ def test_lint_of_a_peft_script_without_findings_imports_nothing_heavy(clean_tree
     assert _imported_by(_command("lint", "."), clean_tree) == set()
 
 
-def test_libcst_says_where_findings_stand(clean_tree):
+def test_a_finding_on_a_plain_line_needs_no_second_parser(clean_tree):
     (clean_tree / "train.py").write_text("from peft import PeftModel\nm = PeftModel.from_pretrained(a, b)\nm.merge_and_unload()\n")
+    assert _imported_by(_command("lint", "."), clean_tree) == set()
+
+
+def test_libcst_says_where_findings_stand_whose_place_is_uncertain(clean_tree):
+    source = "from peft import PeftModel\nm = PeftModel.from_pretrained(a, b)\nm.merge_and_unload();\nm.save_pretrained(c)\n"
+    (clean_tree / "train.py").write_text(source)
     assert _imported_by(_command("lint", "."), clean_tree) == {"libcst"}
 
 

@@ -44,7 +44,8 @@ def merge_equivalence(model: Any) -> Check:
 
 def _group(layers: Mapping[str, nn.Module], bystanders: list[str]) -> list[ModuleMerge]:
     from loradoctor.oracle import layers as layer_check
-    from loradoctor.oracle.units import base_parameters, plain
+    from loradoctor.oracle.anatomy import base_parameters
+    from loradoctor.oracle.units import plain
 
     refused = [name for name, layer in layers.items() if not layer_check.merges(layer)]
     if refused:

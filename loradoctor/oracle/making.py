@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import merged, units
-from .isolated import reads_base_weights
 from .journal import Journal
-from .load import ADAPTER
 from .loading import Loading
 from .offsets import Place
-from .plan import Cast, Copy, Make, Plan, Task
+from .plan import Cast, Copy, Make, Plan
 from .prepared import Prepared
 from .saving import Shard
 from .shards import Piece, Writer, pieces
@@ -28,10 +22,6 @@ from .weights import WeightsError
 Progress = Callable[[str], None]
 ROWS = 16 * 2**20
 """bytes of a tensor that are cast at a time"""
-WORKERS = min(2, os.cpu_count() or 1)
-"""layers that are merged at a time: the work is bound by memory, and writing takes a part of a processor"""
-TOGETHER = 32 * 2**20
-"""bytes of merged weights that may be in the making at a time; a larger layer is merged alone"""
 
 
 class Refused(Exception):
@@ -63,11 +53,15 @@ class Merging:
         """
         writer = Writer(self.plan, directory, journal, advance)
         try:
-            for number, task, pieces_of in self._ahead(writer.remaining(), progress):
+            for number in writer.remaining():
+                task = self.plan.tasks[number]
                 if isinstance(task, Copy):
                     writer.copy(number, task)
+                elif isinstance(task, Cast):
+                    writer.put(number, task, self._cast(task))
                 else:
-                    writer.put(number, task, pieces_of())
+                    progress(f"merging {task.names[0]}")
+                    writer.put(number, task, self._made(task))
             writer.finish()
             return writer
         except BaseException:
@@ -80,27 +74,6 @@ class Merging:
             if isinstance(task, Make) and any(place.output.dtype == torch.float16 for place in task.places):
                 progress(f"trying {task.names[0]} in float16")
                 self._made(task)
-
-    def _ahead(self, numbers: list[int], progress: Progress) -> Iterator[tuple[int, Task, Callable[[], Iterable[Piece]]]]:
-        """The tasks with these numbers in order, and what gives their bytes; small ones are computed before they are asked for."""
-        # What decomposes the base's weights draws random numbers and counts threads: one after the other, in this one.
-        alone = reads_base_weights(self.prepared.model.peft_config[ADAPTER])
-        waiting: deque[tuple[int, Task, Callable[[], Iterable[Piece]]]] = deque()
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for number in numbers:
-                task = self.plan.tasks[number]
-                if isinstance(task, Copy):
-                    waiting.append((number, task, tuple))
-                elif isinstance(task, Cast):
-                    waiting.append((number, task, partial(self._cast, task)))
-                else:
-                    while waiting and (alone or task.nbytes + _making(waiting) > TOGETHER):
-                        yield waiting.popleft()
-                    progress(f"merging {task.names[0]}")
-                    waiting.append((number, task, partial(self._made, task) if alone else pool.submit(self._made, task).result))
-                while sum(isinstance(t, Make) for _, t, _ in waiting) > WORKERS:
-                    yield waiting.popleft()
-            yield from waiting
 
     def _cast(self, task: Cast) -> Iterator[Piece]:
         weights, place = self.loading.weights, task.place
@@ -164,10 +137,6 @@ class Merging:
                 known.update(self.loading.read([next(alias for alias in group if alias in self.loading)]))
             found[name] = next(known[alias] for alias in group if alias in known)
         return found
-
-
-def _making(waiting: Iterable[tuple[int, Task, Any]]) -> int:
-    return sum(task.nbytes for _, task, _ in waiting if isinstance(task, Make))
 
 
 def _must_fit(tensor: torch.Tensor, place: Place, loading: Loading) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from loradoctor.checkpoint.hub_cache import MAIN, cached_snapshot, is_cached, is_revision
 from loradoctor.checkpoint.layout import TargetError
 from loradoctor.checkpoint.opening import opened
-from loradoctor.oracle.hub import REFERENCE
-from loradoctor.oracle.instead import instead
+from loradoctor.oracle.files.hub import REFERENCE
+from loradoctor.oracle.files.instead import instead
 
 if TYPE_CHECKING:
     from loradoctor.checkpoint.checkpoint import Checkpoint

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from loradoctor.checkpoint import adapter_config, neighbours, weights
-from loradoctor.oracle.hub import Repository, Unavailable, at
+from loradoctor.oracle.files.hub import Repository, Unavailable, at
 
 _UNREAD = frozenset({"tokenizer.json", "vocab.json"})
 """large, and nothing a check looks into"""
@@ -21,7 +21,7 @@ _MOST = 16
 def fetched(reference: str) -> Path:
     """The snapshot's directory with the adapters of ``reference`` (`org/name`, `org/name@revision`) in it.
 
-    Raises :class:`~loradoctor.oracle.hub.Unavailable`, also for a repository without an adapter.
+    Raises :class:`~loradoctor.oracle.files.hub.Unavailable`, also for a repository without an adapter.
     """
     repository = Repository.parse(reference)
     names = repository.listing()

@@ -129,7 +129,7 @@ def _snapshot(reference: str, *, online: bool) -> Path | None:
     """The snapshot of a hub repository (`org/name`, `org/name@revision`): fetched when allowed, else from the cache."""
     if online:
         from loradoctor.checkpoint.hub_adapter import fetched
-        from loradoctor.oracle.hub import Unavailable
+        from loradoctor.oracle.files.hub import Unavailable
 
         try:
             return fetched(reference)

@@ -24,7 +24,7 @@ def merge_equivalence(model: Any) -> Check:
     The numbers of the :class:`~loradoctor.diagnostic.Check` are those of ``loradoctor check``. Raises TypeError when ``model``
     has no adapter.
     """
-    from loradoctor.oracle import units
+    from loradoctor.oracle.model import units
 
     adapted = units.adapted_layers(model)
     configs = getattr(model, "peft_config", None)
@@ -43,9 +43,9 @@ def merge_equivalence(model: Any) -> Check:
 
 
 def _group(layers: Mapping[str, nn.Module], bystanders: list[str]) -> list[ModuleMerge]:
-    from loradoctor.oracle import layers as layer_check
-    from loradoctor.oracle.anatomy import base_parameters
-    from loradoctor.oracle.units import plain
+    from loradoctor.oracle.model.anatomy import base_parameters
+    from loradoctor.oracle.model.units import plain
+    from loradoctor.oracle.proof import layers as layer_check
 
     refused = [name for name, layer in layers.items() if not layer_check.merges(layer)]
     if refused:

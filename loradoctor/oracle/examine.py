@@ -12,15 +12,15 @@ import peft
 import torch
 import transformers
 
-from . import loaders
-from . import merge as merging
-from .audit import audit
-from .base import Base, Unbuildable
+from .audit.audit import audit
 from .device import NoDevice, chosen
-from .isolated import defer_init
-from .load import ADAPTER, FROM_FILE, Outcome, stored
-from .prepared import Prepared, disarm, prepare, quantization, start
-from .weights import BaseWeights, WeightsError
+from .files.weights import BaseWeights, WeightsError
+from .model import loaders
+from .model.base import Base, Unbuildable
+from .model.isolated import defer_init
+from .model.load import ADAPTER, FROM_FILE, Outcome, stored
+from .model.prepared import Prepared, disarm, prepare, quantization, start
+from .proof import merge as merging
 
 Progress = Callable[[str], None]
 

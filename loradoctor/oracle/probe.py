@@ -14,10 +14,10 @@ from typing import Any
 import peft
 import torch
 
-from .base import Unbuildable, build
-from .isolated import defer_init
-from .load import ADAPTER, load
-from .prepared import disarm
+from .model.base import Unbuildable, build
+from .model.isolated import defer_init
+from .model.load import ADAPTER, load
+from .model.prepared import disarm
 
 Progress = Callable[[str], None]
 STEP, START_LEFT, START_RIGHT = 0.7, 0.3, 1.1

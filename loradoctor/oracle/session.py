@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from . import hub
+from .files import hub
 
 Progress = Callable[..., None]
 """called with a text, and with ``done`` and ``of`` in bytes where they are known"""
@@ -73,11 +73,11 @@ def serve(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
         return probe(request, progress)
     if request.get("task") == "merge":
-        from .merging import merge
+        from .streaming.request import merge
 
         return merge(request, progress)
     if request.get("task") == "combine":
-        from .combine import combine
+        from .streaming.combine import combine
 
         return combine(request, progress)
     from .examine import examine

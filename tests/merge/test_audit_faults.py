@@ -99,7 +99,7 @@ def other_base(base, deltas):
 
 def quantized(base, deltas):
     """As PEFT merges after QLoRA, here with nf4: every linear layer went through four bits."""
-    from loradoctor.oracle.requantized import _FORMATS
+    from loradoctor.oracle.audit.requantized import _FORMATS
 
     taken_up = {n: _FORMATS[0].requantised(w.float()).to(w.dtype) if "proj" in n else w for n, w in base.items()}
     return planted.merged(taken_up, deltas)

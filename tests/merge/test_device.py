@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from loradoctor.checkpoint.layout import TargetError
-from loradoctor.oracle import layers, quantized
 from loradoctor.oracle.device import NoDevice, chosen
-from loradoctor.oracle.inputs import probe
-from loradoctor.oracle.tally import Tally
+from loradoctor.oracle.proof import layers, quantized
+from loradoctor.oracle.proof.inputs import probe
+from loradoctor.oracle.proof.tally import Tally
 from tests.oracle import zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")

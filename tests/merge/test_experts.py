@@ -10,10 +10,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from loradoctor.oracle import merged
-from loradoctor.oracle.base import build
-from loradoctor.oracle.loading import Loading
-from loradoctor.oracle.weights import BaseWeights
+from loradoctor.oracle.files.weights import BaseWeights
+from loradoctor.oracle.model.base import build
+from loradoctor.oracle.model.loading import Loading
+from loradoctor.oracle.proof import merged
 from tests.merge.test_merged import merged_state
 from tests.oracle import zoo
 
@@ -140,7 +140,7 @@ def test_experts_are_read_one_by_one(examine, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Loading, "experts", spy)
     monkeypatch.setattr(Loading, "find", lambda *_: pytest.fail("read as a whole"))
-    monkeypatch.setattr("loradoctor.oracle.experts.PART", 1)
+    monkeypatch.setattr("loradoctor.oracle.proof.experts.PART", 1)
     assert examine(adapter).check("merge-equivalence").status == "passed"
     assert read == [1] * (EXPERTS * 2 * 2)
 

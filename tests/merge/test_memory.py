@@ -9,9 +9,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from loradoctor.oracle import layers, parts, units
-from loradoctor.oracle.base import is_hollow
 from loradoctor.oracle.examine import examine
+from loradoctor.oracle.model import units
+from loradoctor.oracle.model.base import is_hollow
+from loradoctor.oracle.proof import layers, parts
 from tests.oracle import zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -119,7 +120,7 @@ def test_the_base_is_never_there_as_a_whole(tmp_path, monkeypatch):
 
 
 def test_experts_are_taken_a_few_at_a_time(monkeypatch):
-    from loradoctor.oracle import experts
+    from loradoctor.oracle.proof import experts
 
     if not hasattr(peft.LoraConfig, "target_parameters"):
         pytest.skip("this PEFT adapts no parameters")

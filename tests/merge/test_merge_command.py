@@ -22,7 +22,7 @@ from loradoctor.checkpoint.layout import TargetError
 from loradoctor.merge import run as command
 from loradoctor.merge.outcome import MERGED, REFUSED, STOPPED, as_json, as_text
 from loradoctor.merge.run import MergeOptions
-from loradoctor.oracle import merging
+from loradoctor.oracle.streaming import request as merging
 from tests.oracle import zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -227,7 +227,7 @@ def test_too_little_space_is_noticed_before_the_first_byte(pair, tmp_path, monke
 
 def test_a_full_disk_is_one_line_and_the_rest_is_kept(pair, tmp_path, monkeypatch):
     base, adapter = pair
-    from loradoctor.oracle import shards
+    from loradoctor.oracle.streaming import shards
 
     write, left = shards._write, [8]
 
@@ -250,7 +250,7 @@ def test_a_full_disk_is_one_line_and_the_rest_is_kept(pair, tmp_path, monkeypatc
 
 
 def stopped_half_way(adapter, tmp_path, monkeypatch):
-    from loradoctor.oracle import shards
+    from loradoctor.oracle.streaming import shards
 
     write, left = shards._write, [8]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from loradoctor.oracle import merged
-from loradoctor.oracle.prepared import prepare, start
+from loradoctor.oracle.model.prepared import prepare, start
+from loradoctor.oracle.proof import merged
 from tests.merge.test_methods import MERGING, build, gemma
 from tests.oracle import zoo
 

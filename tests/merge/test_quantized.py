@@ -12,11 +12,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from loradoctor.merge.quantization import KNOWN, of
-from loradoctor.oracle import quantized
-from loradoctor.oracle.base import Base, build
-from loradoctor.oracle.merge import takes_up_bitsandbytes
-from loradoctor.oracle.prepared import quantization
-from loradoctor.oracle.weights import BaseWeights, WeightsError
+from loradoctor.oracle.files.weights import BaseWeights, WeightsError
+from loradoctor.oracle.model.base import Base, build
+from loradoctor.oracle.model.prepared import quantization
+from loradoctor.oracle.proof import quantized
+from loradoctor.oracle.proof.merge import takes_up_bitsandbytes
 from tests.oracle import zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")

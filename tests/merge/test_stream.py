@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from loradoctor.oracle import merging
+from loradoctor.oracle.streaming import request as merging
 from tests.merge.test_methods import MERGING, build
 from tests.oracle import zoo
 

@@ -122,8 +122,8 @@ def test_a_merge_that_computes_something_else(examine, tmp_path, monkeypatch):
 def test_want_of_memory_is_no_refusal(monkeypatch):
     import peft
 
-    from loradoctor.oracle import layers
-    from loradoctor.oracle.anatomy import OUT_OF_MEMORY
+    from loradoctor.oracle.model.anatomy import OUT_OF_MEMORY
+    from loradoctor.oracle.proof import layers
 
     def merge(self, **_):
         raise OUT_OF_MEMORY("CUDA out of memory")

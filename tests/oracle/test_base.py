@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from loradoctor.checkpoint.layout import TargetError
-from loradoctor.oracle.weights import BaseWeights
+from loradoctor.oracle.files.weights import BaseWeights
 from tests.oracle import zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")

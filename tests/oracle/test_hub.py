@@ -13,7 +13,7 @@ huggingface_hub = pytest.importorskip("huggingface_hub")
 
 from loradoctor.checkpoint.run import CheckOptions, TargetError, check_many  # noqa: E402
 from loradoctor.oracle import client  # noqa: E402
-from loradoctor.oracle.hub import Repository, Unavailable, at, harmless  # noqa: E402
+from loradoctor.oracle.files.hub import Repository, Unavailable, at, harmless  # noqa: E402
 from tests.oracle import zoo  # noqa: E402
 from tests.oracle.conftest import Examined  # noqa: E402
 from tests.oracle.hub_server import serving  # noqa: E402
@@ -142,7 +142,7 @@ def test_a_hub_that_does_not_answer(monkeypatch):
 
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")
-        monkeypatch.setattr("loradoctor.oracle.hub._PATIENCE", 0.2)
+        monkeypatch.setattr("loradoctor.oracle.files.hub._PATIENCE", 0.2)
         with pytest.raises(Unavailable, match="did not answer in time"):
             Repository("org/any").listing()
 

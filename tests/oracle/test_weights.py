@@ -17,8 +17,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from loradoctor.oracle import tensor_file
-from loradoctor.oracle.weights import BaseWeights, WeightsError, absent
+from loradoctor.oracle.files import tensor_file
+from loradoctor.oracle.files.weights import BaseWeights, WeightsError, absent
 
 STATE = {
     "a.weight": torch.arange(24, dtype=torch.float32).reshape(6, 4),

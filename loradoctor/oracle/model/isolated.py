@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import layers as layer_check
+from ..proof import layers as layer_check
 from .load import ADAPTER
 
 # Their adapters hold a part; the rest is an SVD of the weight, made anew at every load.

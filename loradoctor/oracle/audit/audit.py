@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 
-from . import audit_plan, audit_steps, requantized, suspects
+from ..files import directory as directories
+from ..files.weights import WeightsError
+from ..model.load import ADAPTER
+from ..model.prepared import Prepared, quantization
 from . import cause as causes
-from . import directory as directories
-from .audit_plan import Plan, Tally
+from . import plan as audit_plan
+from . import requantized, suspects
+from . import steps as audit_steps
 from .cause import Fault
-from .load import ADAPTER
-from .prepared import Prepared, quantization
+from .plan import Plan, Tally
 from .sides import Names, put_together, side
-from .weights import WeightsError
 
 Progress = Callable[[str], None]
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ..files.weights import renamer
 from . import pipeline as pipelines
-from .weights import renamer
 
 # peft.utils.peft_types.TaskType → the class of transformers that a user of that task loads the base with
 AUTO_CLASSES = {

@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import experts
-from . import layers as layer_check
-from .device import CPU
-from .isolated import needs_all_layers, peft_type, reads_base_weights, rebuild
-from .load import ADAPTER
-from .prepared import Prepared, quantization
-from .quantized import EightBit, Format, FourBit, format_of, present
-from .units import (
+from ..device import CPU
+from ..files.weights import BaseWeights, WeightsError
+from ..model.isolated import needs_all_layers, peft_type, reads_base_weights, rebuild
+from ..model.load import ADAPTER
+from ..model.prepared import Prepared, quantization
+from ..model.units import (
     NoWeight,
     bystanders_of,
     experts_source,
@@ -29,7 +27,9 @@ from .units import (
     plain,
     real_weights,
 )
-from .weights import BaseWeights, WeightsError
+from . import experts
+from . import layers as layer_check
+from .quantized import EightBit, Format, FourBit, format_of, present
 
 Progress = Callable[[str], None]
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .audit import audit
+from ..audit.audit import audit
+from ..model.prepared import prepare
 from .carry import carry, has_tokenizer
 from .count import Count
 from .journal import Busy, Journal
 from .making import Merging, Refused
-from .merge_evidence import evidence_against, told
-from .prepared import prepare
+from .obstacles import evidence_against, told
 from .stream_merge import ready
 
 SLACK = 64 * 2**20

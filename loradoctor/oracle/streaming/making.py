@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
-from . import merged, units
+from ..files.weights import WeightsError
+from ..model import units
+from ..model.loading import Loading
+from ..model.prepared import Prepared
+from ..proof import merged
 from .journal import Journal
-from .loading import Loading
 from .offsets import Place
 from .plan import Cast, Copy, Make, Plan
-from .prepared import Prepared
 from .saving import Shard
 from .shards import Piece, Writer, pieces
-from .weights import WeightsError
 
 Progress = Callable[[str], None]
 ROWS = 16 * 2**20

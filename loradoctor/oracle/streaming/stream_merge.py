@@ -17,16 +17,17 @@ import peft
 import torch
 import transformers
 
-from . import merged, units
-from .base import Base, Unbuildable, hollow, parameter_names
-from .load import ADAPTER
-from .loading import Loading, declared_dtype, dtypes_loaded
+from ..files.tensor_file import opened
+from ..files.weights import BaseWeights, WeightsError, absent
+from ..model import units
+from ..model.base import Base, Unbuildable, hollow, parameter_names
+from ..model.load import ADAPTER
+from ..model.loading import Loading, declared_dtype, dtypes_loaded
+from ..model.prepared import Prepared, adapter_config, load_adapter, quantization, start
+from ..proof import merged
 from .making import ROWS, Merging, Refused
 from .plan import Plan, plan
-from .prepared import Prepared, adapter_config, load_adapter, quantization, start
 from .saving import CannotSave, Shard, generation_as_loaded, merged_and_unloaded, saved, untie_what_differs
-from .tensor_file import opened
-from .weights import BaseWeights, WeightsError, absent
 
 Progress = Callable[[str], None]
 def ready(request: dict[str, Any], scratch: Path, progress: Progress) -> Merging:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .loading import Loading
-from .prepared import Prepared
-from .weights import BaseWeights, renamer
+from ..files.weights import BaseWeights, renamer
+from ..model.loading import Loading
+from ..model.prepared import Prepared
 
 WRAPPERS = ("base_model.model.", "_orig_mod.", "module.")
 """what `PeftModel`, `torch.compile` and DistributedDataParallel put before every name"""

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..proof.layers import half_ulp
 from .compare import Update, fold
-from .layers import half_ulp
 from .module import SAME, SPREAD, Module, expected, right
 from .update import Dense
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from .weights import BaseWeights, WeightsError
+from ..files.weights import BaseWeights, WeightsError
 
 FORMAT = "_loradoctor_format"
 """mark on a tensor read by :func:`find`: the :class:`Format` it was stored in"""

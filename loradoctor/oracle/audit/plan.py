@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import layers as layer_check
-from . import lora_update
-from . import merged as merging
+from ..model.isolated import reads_base_weights
+from ..model.load import ADAPTER, FROM_FILE
+from ..model.prepared import Prepared
+from ..model.units import plain
+from ..proof import layers as layer_check
+from ..proof import lora_update
+from ..proof import merged as merging
 from .cause import Fault
 from .compare import Update
-from .isolated import reads_base_weights
-from .load import ADAPTER, FROM_FILE
 from .module import Module
-from .prepared import Prepared
 from .sides import Names, Side
-from .units import plain
 from .untouched import Kept, compare
 from .update import LowRank
 

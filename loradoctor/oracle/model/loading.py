@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .weights import BaseWeights, WeightsError, renamer
+from ..files.weights import BaseWeights, WeightsError, renamer
 
 
 @dataclass

@@ -8,16 +8,16 @@ from functools import partial
 
 import torch
 
-from . import directory as directories
-from . import layers as layer_check
-from . import merged as merging
+from ..files import directory as directories
+from ..model.prepared import Prepared
+from ..model.units import NoWeight, plain
+from ..proof import layers as layer_check
+from ..proof import merged as merging
 from . import update as updates
-from .audit_plan import Plan, Tally, is_resized
 from .cause import Fault
 from .module import Module, right
-from .prepared import Prepared
+from .plan import Plan, Tally, is_resized
 from .sides import Side
-from .units import NoWeight, plain
 from .untouched import Kept, compare
 
 Progress = Callable[[str], None]

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..model.anatomy import Refused
+from ..model.isolated import needs_all_layers, reads_base_weights, rebuild
+from ..model.load import ADAPTER, FROM_FILE
+from ..model.prepared import Prepared
+from ..model.units import group_names, group_parameters, materialised, plain, real_weights
 from . import experts
 from . import layers as layer_check
-from .anatomy import Refused
-from .isolated import needs_all_layers, reads_base_weights, rebuild
-from .load import ADAPTER, FROM_FILE
-from .prepared import Prepared
-from .units import group_names, group_parameters, materialised, plain, real_weights
 
 
 class NotMergeable(Exception):

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from ..session import first_line
 from . import pipeline as pipelines
 from .base import BUILD_ERRORS, Base, phantom
 from .load import ADAPTER, FROM_FILE, Outcome, load_beside, make_room, stored, without_init
-from .session import first_line
 
 FROM_PRETRAINED = "PeftModel.from_pretrained"
 LOAD_ADAPTER = "PeftModel.load_adapter"

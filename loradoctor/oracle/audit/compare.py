@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from .layers import half_ulp
+from ..proof.layers import half_ulp
 
 CHUNK = 2**18
 """elements at a time. Two float32 temporaries of 1 MB; with fewer, two threads spend their time handing the interpreter's lock over:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..proof.experts import is_wrapper, wrappers
 from .base import is_hollow
-from .experts import is_wrapper, wrappers
 
 REFUSALS = (NotImplementedError, RuntimeError, ValueError, AttributeError, TypeError)
 """what PEFT raises for a layer that it does not merge"""

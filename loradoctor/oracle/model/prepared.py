@@ -13,11 +13,11 @@ import peft
 import torch
 from torch import nn
 
+from ..files.weights import BaseWeights, WeightsError, absent
 from . import units
 from .base import Base, build
 from .isolated import defer_init
 from .load import Outcome, load
-from .weights import BaseWeights, WeightsError, absent
 
 Progress = Callable[[str], None]
 

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import layers as layer_check
-from . import merge as proof
+from ..model.units import bystanders_of
+from ..proof import layers as layer_check
+from ..proof import merge as proof
 from .making import Merging
-from .units import bystanders_of
 
 Progress = Callable[..., None]
 

@@ -10,12 +10,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from . import quantized
+from ..files.weights import BaseWeights, WeightsError
+from ..proof import quantized
+from ..proof.layers import base_parameters
 from .base import Base, hollow
-from .layers import base_parameters
 from .load import FROM_FILE
 from .loading import Loading
-from .weights import BaseWeights, WeightsError
 
 _fused: WeakKeyDictionary[BaseWeights, Loading] = WeakKeyDictionary()
 """what transformers makes of files whose tensors are not the model's parameters one by one"""

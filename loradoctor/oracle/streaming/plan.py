@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .loading import Loading
+from ..model.loading import Loading
 from .offsets import File, Place, laid_out
 from .saving import Output, Shard
 

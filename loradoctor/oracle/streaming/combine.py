@@ -11,9 +11,9 @@ from typing import Any
 import peft
 import torch
 
-from .base import is_hollow
-from .load import ADAPTER
-from .prepared import disarm, start, store_as
+from ..model.base import is_hollow
+from ..model.load import ADAPTER
+from ..model.prepared import disarm, start, store_as
 
 COMBINATIONS = (
     "cat", "linear", "svd", "ties", "ties_svd", "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd", "magnitude_prune",
@@ -29,7 +29,7 @@ def combine(request: dict[str, Any], progress: Callable[..., None]) -> dict[str,
     ``svd_rank`` are numbers or null, ``majority_sign`` is `total` or `frequency`, ``seed`` is for the methods that drop at random. The
     answer has the ``rank``, or ``refused``, a clause.
     """
-    from .base import Unbuildable
+    from ..model.base import Unbuildable
 
     try:
         base = start(request, progress)

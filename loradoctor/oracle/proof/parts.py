@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .anatomy import fill
+from ..model.anatomy import fill
 from .inputs import tokens
 
 PART = 2**18

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..proof.quantized import EightBit, Format, FourBit
 from .compare import CHUNK, Update
-from .quantized import EightBit, Format, FourBit
 
 _NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,

@@ -92,7 +92,7 @@ class Repository:
         if "config.json" in names:
             return self.file("config.json").parent
         if "model_index.json" in names:
-            from .pipeline import PARTS
+            from ..model.pipeline import PARTS
 
             found = self.file("model_index.json")
             pinned = at(found.parent, self.progress) or self  # the branch may move while we fetch
@@ -158,7 +158,7 @@ def located(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 def _fetch_companions(repository: Repository) -> None:
-    from .carry import goes_along
+    from ..streaming.carry import goes_along
 
     for name in repository.listing():
         if name == "generation_config.json" or goes_along(name):

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..model.anatomy import Refused, base_of, base_parameters, copies, merge, merges, method, unloaded
 from . import experts
-from .anatomy import Refused, base_of, base_parameters, copies, merge, merges, method, unloaded
 from .inputs import CannotProbe, probe
 from .parts import Copy, Cut, cut, token_ids
 from .quantized import Format

@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .compare import Update, chunks
-from .load import ADAPTER
-from .update import Dense, LowRank
+from ..audit.compare import Update, chunks
+from ..audit.update import Dense, LowRank
+from ..model.load import ADAPTER
 
 CORNER = 64
 """rows and columns that show how PEFT computes an update"""

@@ -1,0 +1,1 @@
+"""A merged model that exists, held against base and adapter."""

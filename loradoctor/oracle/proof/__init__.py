@@ -1,0 +1,1 @@
+"""Merged against unmerged, layer by layer."""

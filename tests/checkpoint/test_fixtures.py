@@ -62,7 +62,8 @@ def test_findings_with_the_base(case: str) -> None:
 def test_there_is_a_fixture_for_every_rule() -> None:
     shown = {code for case in CASES for tier in ("light", "base") for code in expected(case).get(tier, {})}
     of_targets = {"LD820", "LD821"}  # test_targets.py makes an adapter for every row of every runtime
-    assert {r.code for name in ("checkpoint", "merge") for r in family(name)} - of_targets <= shown
+    of_merged = {f"LD81{n}" for n in range(6)}  # test_audit_faults.py and test_audit_files.py plant every cause in a merged model
+    assert {r.code for name in ("checkpoint", "merge") for r in family(name)} - of_targets - of_merged <= shown
 
 
 def test_the_fixtures_stay_small() -> None:

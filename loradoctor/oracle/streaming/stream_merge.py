@@ -30,6 +30,8 @@ from .plan import Plan, plan
 from .saving import CannotSave, Shard, generation_as_loaded, merged_and_unloaded, saved, untie_what_differs
 
 Progress = Callable[[str], None]
+
+
 def ready(request: dict[str, Any], scratch: Path, progress: Progress) -> Merging:
     """Find out what the merge that ``request`` asks for writes; config and generation config are written to ``scratch``.
 

@@ -221,6 +221,7 @@ def _merge(options: Namespace) -> int:
     from loradoctor.merge.outcome import MERGED, STOPPED, as_json, as_text
     from loradoctor.merge.progress import bar
     from loradoctor.merge.run import Interrupted, MergeOptions, merge
+    from loradoctor.repair.offer import offered
 
     several = len(options.adapters) > 1
     if options.combination and not several:
@@ -256,7 +257,7 @@ def _merge(options: Namespace) -> int:
     else:
         if outcome.report.diagnostics:
             colour = wants_colour(sys.stdout.isatty(), os.environ)
-            print(Text(Severity.ERROR, Palette(enabled=colour)).render(outcome.report))
+            print(Text(Severity.ERROR, Palette(enabled=colour)).render(offered(outcome.report)))
         print(as_text(outcome), end="")
     return CLEAN if outcome.status == MERGED else FAILED if outcome.status == STOPPED else FOUND
 

